@@ -1,0 +1,109 @@
+r"""Argument checks that every room uses: one wording, one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_int(name: str, value: Any, minimum: int = 0) -> int:
+    r"""Returns :obj:`value` as an :class:`int` of at least
+    :obj:`minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"'{name}' must be an integer (got {value!r} of type "
+                        f"'{type(value).__name__}')")
+    if value < minimum:
+        raise ValueError(f"'{name}' must be at least {minimum} (got {value})")
+    return int(value)
+
+
+def check_float(
+    name: str,
+    value: Any,
+    minimum: float = 0.0,
+    maximum: float = math.inf,
+    exclusive: bool = False,
+) -> float:
+    r"""Returns :obj:`value` as a finite :class:`float` in
+    :math:`[minimum, maximum]`, or, if :obj:`exclusive`, above
+    :obj:`minimum` and below :obj:`maximum`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"'{name}' must be a number (got {value!r} of type "
+                        f"'{type(value).__name__}')")
+    value = float(value)
+    inside = (minimum < value < maximum) if exclusive else (
+        minimum <= value <= maximum and math.isfinite(value))
+    if not inside:
+        low, high = ('(', ')') if exclusive else ('[', ']')
+        raise ValueError(f"'{name}' must be a finite number in "
+                         f"{low}{minimum:g}, {maximum:g}{high} (got {value})")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
+    r"""Returns :obj:`value` if it is one of :obj:`choices`."""
+    if not any(value is c or (type(value) is type(c) and value == c)
+               for c in choices):
+        raise ValueError(f"'{name}' must be one of "
+                         f"{', '.join(repr(c) for c in choices)} "
+                         f"(got {value!r})")
+    return value
+
+
+def check_matrix(name: str, value: Any, num_cols: int | None = None) -> Tensor:
+    r"""Returns :obj:`value` if it is a two-dimensional floating-point
+    tensor (with :obj:`num_cols` columns)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"'{name}' must be a torch.Tensor (got "
+                        f"'{type(value).__name__}')")
+    if value.dim() != 2 or not value.is_floating_point():
+        raise ValueError(f"'{name}' must be a two-dimensional floating-point "
+                         f"tensor (got shape {list(value.shape)}, "
+                         f"{value.dtype})")
+    if num_cols is not None and value.size(1) != num_cols:
+        raise ValueError(f"'{name}' must have {num_cols} columns (got shape "
+                         f"{list(value.shape)})")
+    return value
+
+
+def check_ids(name: str, value: Any, size: int, what: str) -> Tensor:
+    r"""Returns :obj:`value` as a one-dimensional tensor of ids in
+    :math:`[0, size)`; numbers, lists and arrays are converted."""
+    try:
+        ids = value if isinstance(value, Tensor) else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"'{name}' must hold integer {what} ids (got "
+                        f"{value!r})") from error
+    if ids.numel() == 0 and not isinstance(value, Tensor):
+        ids = ids.long()
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"'{name}' must hold integer {what} ids (got "
+                        f"{ids.dtype})")
+    if ids.dim() > 1:
+        raise ValueError(f"'{name}' must be one-dimensional (got shape "
+                         f"{list(ids.shape)})")
+    ids = ids.reshape(-1).long()
+    if ids.numel() > 0:
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"'{name}' has {what} id "
+                             f"{low if low < 0 else high}, but there are "
+                             f"{size} {what}s (0 to {size - 1})")
+    return ids
+
+
+def check_device(device: Any) -> torch.device:
+    r"""Returns :obj:`device` as a :class:`torch.device` that is here."""
+    try:
+        device = torch.device(device)
+        if device.type != 'meta':
+            torch.empty(0, device=device)
+    except Exception as error:  # Each backend raises an error of its own.
+        raise ValueError(f"'device' {device!r} is unknown or not available "
+                         f"here ({str(error).splitlines()[0]})") from error
+    return device

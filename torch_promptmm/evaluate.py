@@ -1,0 +1,168 @@
+r"""All-ranking evaluation: every item for every user, in chunks of users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.metrics import (
+    LinkPredMetricCollection,
+    LinkPredNDCG,
+    LinkPredRecall,
+)
+from torch_geometric.metrics.link_pred import LinkPredMetricData
+
+from torch_promptmm.checks import check_int
+
+# Scores of a chunk take about 64 MiB.
+_CHUNK_ELEMENTS = 2**24
+
+
+class KnownItems:
+    r"""The items that each user is known to have, to be masked in ranking.
+
+    Args:
+        edge_index (torch.Tensor): Interactions :math:`(2, E)`.
+        num_users (int): The number of users.
+    """
+    def __init__(self, edge_index: Tensor, num_users: int) -> None:
+        user, item = edge_index
+        order = user.argsort(stable=True)
+        self.degree = torch.bincount(user, minlength=num_users)
+        self.start = self.degree.cumsum(0) - self.degree
+        self.item = item[order]
+
+    def mask_(self, scores: Tensor, user: Tensor) -> Tensor:
+        r"""Sets the scores :math:`(B, I)` of what :obj:`user` :math:`(B)`
+        knows to :math:`-\infty`, in place."""
+        degree = self.degree[user]
+        row = torch.repeat_interleave(degree)
+        first = self.start[user] - degree.cumsum(0) + degree
+        index = first.repeat_interleave(degree)
+        index += torch.arange(index.numel(), device=index.device)
+        scores[row, self.item[index]] = float('-inf')
+        return scores
+
+
+def top_items(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    user_id: Tensor,
+    k: int,
+    known: KnownItems | None = None,
+    batch_size: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    r"""Ranks all items for users, one chunk of users at a time.
+
+    Args:
+        user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
+        item_emb (torch.Tensor): Item embeddings :math:`(I, d)`; scores are
+            dot products.
+        user_id (torch.Tensor): The users :math:`(B)`.
+        k (int): How many items, at most the number of items.
+        known (KnownItems, optional): What to leave out.
+            (default: :obj:`None`)
+        batch_size (int, optional): Users in a chunk. (default: as many as
+            64 MiB of scores hold)
+
+    Yields:
+        The users of a chunk :math:`(b)`, their items :math:`(b, k)`, best
+        first, and the scores :math:`(b, k)`, which are :math:`-\infty` where
+        there is no item left.
+    """
+    if batch_size is None:
+        batch_size = max(1, _CHUNK_ELEMENTS // max(item_emb.size(0), 1))
+    transposed = item_emb.t()
+    for user in user_id.split(check_int('batch_size', batch_size, 1)):
+        scores = user_emb[user] @ transposed
+        if known is not None:
+            known.mask_(scores, user)
+        value, item = scores.topk(k, dim=1)
+        yield user, item, value
+
+
+def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:
+    r"""Returns :obj:`k` as a tuple of cut-offs within the catalogue."""
+    ks = (k, ) if isinstance(k, int) else tuple(k)
+    if len(ks) == 0:
+        raise ValueError("'k' must have at least one cut-off (got none)")
+    for each in ks:
+        check_int('k', each, 1)
+        if each > num_items:
+            raise ValueError(f"'k' must not be larger than the catalogue of "
+                             f"{num_items} items (got {each})")
+    return tuple(int(each) for each in ks)
+
+
+@torch.no_grad()
+def evaluate_embeddings(
+    user_emb: Tensor,
+    item_emb: Tensor,
+    held_out: Tensor,
+    known: Tensor | None = None,
+    k: int | Sequence[int] = (20, 50),
+    batch_size: int | None = None,
+    per_user: bool = False,
+) -> dict[str, float] | dict[str, Tensor]:
+    r"""Ranks every item for every user with held-out positives.
+
+    Recall@K is the number of hits over the number of the user's positives,
+    NDCG@K has binary gains and the ideal DCG cut at :math:`\min(K,
+    \textrm{positives})`; both are averaged over users. Built on
+    :class:`torch_geometric.metrics.LinkPredRecall` and
+    :class:`~torch_geometric.metrics.LinkPredNDCG`.
+
+    Args:
+        user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
+        item_emb (torch.Tensor): Item embeddings :math:`(I, d)`; scores are
+            dot products.
+        held_out (torch.Tensor): The positives :math:`(2, P)`, each one once.
+        known (torch.Tensor, optional): Interactions :math:`(2, E)` that are
+            not ranked. (default: :obj:`None`)
+        k (int or list of int, optional): Cut-offs. (default:
+            :obj:`(20, 50)`)
+        batch_size (int, optional): Users in a chunk. (default: as many as
+            64 MiB of scores hold)
+        per_user (bool, optional): If :obj:`True`, returns a tensor with a
+            value for each user with positives, in the order of their ids,
+            and the users under :obj:`"user"`. (default: :obj:`False`)
+
+    Returns:
+        :obj:`{'recall@20': ..., 'ndcg@20': ..., ...}`
+    """
+    num_users, num_items = user_emb.size(0), item_emb.size(0)
+    ks = check_k(k, num_items)
+    device = user_emb.device
+    held_out = held_out.to(device)
+    held_out = held_out[:, held_out[0].argsort(stable=True)]
+    degree = torch.bincount(held_out[0], minlength=num_users)
+    offset = torch.nn.functional.pad(degree.cumsum(0), (1, 0)).tolist()
+    users = degree.nonzero().view(-1)
+    mask = None if known is None else KnownItems(known.to(device), num_users)
+
+    metrics = LinkPredMetricCollection({
+        f'{name}@{each}': metric(each)
+        for each in ks for name, metric in (('recall', LinkPredRecall),
+                                            ('ndcg', LinkPredNDCG))
+    }).to(device)
+    values: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    for user, item, score in top_items(user_emb, item_emb, users, max(ks),
+                                       mask, batch_size):
+        # What is masked may fill up a list, but is never a hit; PyG's
+        # metrics take a pad of -1 for the previous row's last item.
+        item = torch.where(score.isneginf(), num_items, item)
+        label = held_out[:, offset[int(user[0])]:offset[int(user[-1]) + 1]]
+        row = torch.searchsorted(user, label[0])
+        if not per_user:
+            metrics.update(item, (row, label[1]))
+            continue
+        data = LinkPredMetricData(item, (row, label[1]))
+        for name, metric in metrics.items():
+            values[name].append(metric._compute(data))
+    if per_user:
+        return {'user': users} | {
+            name: torch.cat(value)
+            for name, value in values.items()
+        }
+    return {name: float(value) for name, value in metrics.compute().items()}

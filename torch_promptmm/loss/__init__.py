@@ -1,0 +1,18 @@
+r"""Losses: scores and embeddings in, a scalar out."""
+
+from torch_promptmm.loss.embedding import ScaledCosineError
+from torch_promptmm.loss.listwise import DisentangledListKD, ListwiseKD
+from torch_promptmm.loss.pairwise import PairwiseKD
+from torch_promptmm.loss.ranking import BPRLoss, SampledSoftmaxLoss
+from torch_promptmm.loss.score import as_scored, default_temperature
+
+__all__ = classes = [
+    'BPRLoss',
+    'SampledSoftmaxLoss',
+    'PairwiseKD',
+    'ListwiseKD',
+    'DisentangledListKD',
+    'ScaledCosineError',
+    'as_scored',
+    'default_temperature',
+]

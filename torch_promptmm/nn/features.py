@@ -1,0 +1,131 @@
+r"""Products with raw features, which stay where they are.
+
+Features may be wide, in half precision, on another device or mapped from a
+file. They are held by reference, and read in blocks of rows that are cast
+and moved one by one, forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torch_promptmm.checks import check_matrix
+
+_BLOCK_SIZE = 2**22  # Elements of a block: 16 MiB in single precision.
+
+
+def row_blocks(x: Tensor, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    r"""Yields slices of rows and these rows of :obj:`x`, with the type and
+    on the device of :obj:`like`; all at once where nothing is to be
+    converted."""
+    if x.dtype == like.dtype and x.device == like.device:
+        yield slice(0, x.size(0)), x
+        return
+    step = max(1, _BLOCK_SIZE // max(x.size(1), 1))
+    for start in range(0, x.size(0), step):
+        rows = slice(start, min(start + step, x.size(0)))
+        yield rows, x[rows].to(like.device, like.dtype)
+
+
+class _MatMul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.x = x
+        out = weight.new_empty(x.size(0), weight.size(1))
+        for rows, block in row_blocks(x, weight):
+            torch.mm(block, weight, out=out[rows])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, features_t_matmul(ctx.x, grad).t()
+
+
+class _TMatMul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.x = x
+        out = y.new_zeros(y.size(1), x.size(1))
+        for rows, block in row_blocks(x, y):
+            out.addmm_(y[rows].t(), block)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, features_matmul(ctx.x, grad.t())
+
+
+def features_matmul(x: Tensor, weight: Tensor) -> Tensor:
+    r"""Returns :math:`\mathbf{X} \mathbf{W}` :math:`(n, d)` for features
+    :math:`(n, d_m)` and weights :math:`(d_m, d)`."""
+    if x.requires_grad:
+        return x.to(weight.device, weight.dtype) @ weight
+    return _MatMul.apply(x, weight)
+
+
+def features_t_matmul(x: Tensor, y: Tensor) -> Tensor:
+    r"""Returns :math:`\mathbf{Y}^{\top} \mathbf{X}` :math:`(d, d_m)` for
+    features :math:`(n, d_m)` and a matrix :math:`(n, d)`."""
+    if x.requires_grad:
+        return y.t() @ x.to(y.device, y.dtype)
+    return _TMatMul.apply(x, y)
+
+
+def masked_rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Sets the rows to zero where :obj:`mask` is :obj:`False`."""
+    if mask is None:
+        return x
+    return torch.where(mask.to(x.device).view(-1, 1), x, 0.0)
+
+
+class ColumnStatistics(NamedTuple):
+    r"""The mean :math:`\mu` and the reciprocal standard deviation
+    (:math:`\mathbf{D}`) of the columns; zero where a column is constant."""
+    mean: Tensor
+    scale: Tensor
+
+
+def column_statistics(x: Tensor, mask: Tensor | None = None,
+                      like: Tensor | None = None) -> ColumnStatistics:
+    r"""Computes :class:`ColumnStatistics` of the rows of :obj:`x` that
+    :obj:`mask` admits, in one pass over blocks, accumulated in double
+    precision.
+
+    Args:
+        x (torch.Tensor): The features :math:`(n, d_m)`.
+        mask (torch.Tensor, optional): True for the rows that count
+            :math:`(n)`. (default: :obj:`None`)
+        like (torch.Tensor, optional): Computes on the device and in the
+            type of this tensor. (default: CPU, single precision)
+    """
+    check_matrix('x', x)
+    like = torch.empty(0) if like is None else like
+    count, origin = 0, None
+    total = square = torch.zeros((), dtype=torch.double)
+    step = max(1, _BLOCK_SIZE // max(x.size(1), 1))
+    for start in range(0, x.size(0), step):
+        block = x[start:start + step].to(like.device, like.dtype)
+        if mask is not None:
+            block = block[mask[start:start + step].to(like.device)]
+        if block.size(0) == 0:
+            continue
+        if origin is None:  # Keeps squares small where means are large.
+            origin = block.mean(dim=0)
+        block = block - origin
+        count += block.size(0)
+        total = total + block.sum(dim=0).double().cpu()
+        square = square + block.square().sum(dim=0).double().cpu()
+    if count == 0 or origin is None:
+        zero = like.new_zeros(x.size(1))
+        return ColumnStatistics(zero, zero.clone())
+    mean = total / count
+    variance = (square / count - mean.square()).clamp(min=0.0)
+    floor = 1e-12 * (square / count + origin.double().cpu().square())
+    scale = torch.where(variance > floor, variance, 1.0).rsqrt()
+    scale = torch.where(variance > floor, scale, 0.0)
+    mean = mean + origin.double().cpu()
+    return ColumnStatistics(mean.to(like), scale.to(like))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import Adj
+
+from torch_promptmm.checks import check_int
+from torch_promptmm.nn.graph import UserItemGraph
+from torch_promptmm.nn.light_gcn_conv import LightGCNConv
+
+
+class LightGCNStudent(torch.nn.Module):
+    r"""The student of `"PromptMM: Multi-Modal Knowledge Distillation for
+    Recommendation with Prompt-Tuning"
+    <https://arxiv.org/abs/2402.17188>`_ (Eq. 2): a LightGCN that serves from
+    ID embeddings alone,
+
+    .. math::
+        \mathbf{E} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{A}^l
+        \mathbf{E}^{(0)},
+
+    equal in value and gradient to
+    :meth:`torch_geometric.nn.LightGCN.get_embedding`. It has exactly
+    :math:`(|\mathcal{U}| + |\mathcal{I}|) \cdot d` parameters.
+
+    Args:
+        num_users (int): The number of users :math:`|\mathcal{U}|`.
+        num_items (int): The number of items :math:`|\mathcal{I}|`.
+        hidden_channels (int): The width :math:`d` of an embedding.
+        num_layers (int, optional): The number :math:`L` of propagation
+            steps. (default: :obj:`2`)
+
+    Shapes:
+        - **input:** a user-item graph, any PyG adjacency or a
+          :class:`UserItemGraph`
+        - **output:** user embeddings :math:`(|\mathcal{U}|, d)` and item
+          embeddings :math:`(|\mathcal{I}|, d)`
+    """
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        hidden_channels: int,
+        num_layers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.num_users = check_int('num_users', num_users, 1)
+        self.num_items = check_int('num_items', num_items, 1)
+        self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
+        self.num_layers = check_int('num_layers', num_layers, 0)
+        self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
+        self.item_embedding = torch.nn.Embedding(num_items, hidden_channels)
+        self.conv = LightGCNConv([1.0 / (num_layers + 1)] * (num_layers + 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module, as
+        :class:`torch_geometric.nn.LightGCN` does (Xavier uniform over the
+        table of all nodes)."""
+        num_nodes = self.num_users + self.num_items
+        bound = math.sqrt(6.0 / (num_nodes + self.hidden_channels))
+        for embedding in (self.user_embedding, self.item_embedding):
+            torch.nn.init.uniform_(embedding.weight, -bound, bound)
+
+    def forward(
+        self,
+        graph: Adj | UserItemGraph,
+        user_id: Tensor | None = None,
+        item_id: Tensor | None = None,
+        return_ego: bool = False,
+    ) -> tuple[Tensor, ...]:
+        r"""Returns user and item embeddings.
+
+        Args:
+            graph (torch.Tensor or SparseTensor or UserItemGraph): The
+                user-item graph.
+            user_id (torch.Tensor, optional): Return (and, as far as that
+                saves work, compute) these users only.
+                (default: :obj:`None`)
+            item_id (torch.Tensor, optional): The same for items.
+                (default: :obj:`None`)
+            return_ego (bool, optional): Also return the same rows of
+                :math:`\mathbf{E}^{(0)}`, which the L2 term of the ranking
+                loss needs. (default: :obj:`False`)
+        """
+        x = (self.user_embedding.weight, self.item_embedding.weight)
+        return self.conv(x, graph, user_id, item_id, return_ego)
+
+    def __repr__(self) -> str:
+        return (f'{self.__class__.__name__}({self.num_users}, '
+                f'{self.num_items}, hidden_channels={self.hidden_channels}, '
+                f'num_layers={self.num_layers})')

@@ -1,0 +1,155 @@
+r"""The frozen teacher of stage 2, in its exact cheap form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_promptmm.nn.graph import UserItemGraph
+from torch_promptmm.nn.propagation import propagate
+from torch_promptmm.nn.teacher import MultimodalTeacher, TeacherOutput
+
+Pair = tuple[Tensor, Tensor]
+
+
+class ConstantTables:
+    r"""The outputs of a teacher that does not change, of which rows are
+    looked up.
+
+    Args:
+        output (tuple): Users, items, and optionally the modalities, as a
+            teacher yields them.
+    """
+    def __init__(self, output: Any) -> None:
+        self.output = as_output(output)
+
+    def __call__(self, user_id: Tensor | None = None,
+                 item_id: Tensor | None = None) -> TeacherOutput:
+        user, item, modalities = self.output
+        return TeacherOutput(
+            _rows(user, user_id), _rows(item, item_id), {
+                name: (_rows(x_user, user_id), _rows(x_item, item_id))
+                for name, (x_user, x_item) in modalities.items()
+            })
+
+
+class PromptTables:
+    r"""The outputs of a frozen :class:`MultimodalTeacher` as a function of
+    its prompt.
+
+    With an affine prompt :math:`\mathbf{P} = [\mathbf{Z}, \mathbf{1}]
+    \mathbf{B}` and no normalisation of rows, :math:`\mathbf{F}_m =
+    \mathbf{H}_m + [\mathbf{Z}, \mathbf{1}] \mathbf{M}_m` with a constant
+    :math:`\mathbf{H}_m` and a small :math:`\mathbf{M}_m = \lambda_1
+    \mathbf{B} (\mathbf{B}^{\top} \mathbf{G}_m \mathbf{W}_m)`. Propagation
+    is linear, so
+
+    .. math::
+        \mathbf{T} \mathbf{F}_m = (\mathbf{T} \mathbf{H}_m) + (\mathbf{T}
+        [\mathbf{Z}, \mathbf{1}]) \, \mathbf{M}_m,
+
+    where both tables in brackets are computed once: a step needs the rows
+    of the batch and no sparse product. With normalised rows, or a deeper
+    prompt, the prompt's part is propagated at each step.
+
+    Args:
+        teacher (MultimodalTeacher): The teacher, with its features.
+        graph (UserItemGraph): The graph.
+    """
+    def __init__(self, teacher: MultimodalTeacher,
+                 graph: UserItemGraph) -> None:
+        prompt = teacher.prompt
+        if prompt is None:
+            raise ValueError("The teacher has no prompt (use ConstantTables)")
+        self.teacher, self.graph, self.prompt = teacher, graph, prompt
+        with torch.no_grad():
+            self.user, self.item = teacher.backbone(graph)
+            self.fixed: dict[str, Pair] = {}
+            self.projected: dict[str, Tensor] = {}  # G_m W_m, (d + 1, d)
+            self.needs_propagation = not prompt.is_affine
+            for name in teacher.modalities:
+                reduction = teacher.reduction(name)
+                y = teacher.reduced(name)
+                self.needs_propagation |= reduction.normalize == 'row'
+                h = y + reduction.bias
+                self.fixed[name] = self._propagate(h)
+                self.projected[name] = reduction.gram @ reduction.weight
+            if not self.needs_propagation:
+                one = prompt.basis.new_ones(prompt.num_items, 1)
+                self.basis = self._propagate(torch.cat([prompt.basis, one], 1))
+
+    def _propagate(self, x: Tensor, user_id: Tensor | None = None,
+                   item_id: Tensor | None = None) -> Pair:
+        out = propagate(self.graph, None, x, self.teacher.conv.weights,
+                        user_id, item_id)
+        return out[0], out[1]
+
+    def __call__(self, user_id: Tensor | None = None,
+                 item_id: Tensor | None = None) -> TeacherOutput:
+        modalities: dict[str, Pair] = {}
+        if self.needs_propagation:
+            parts = self._propagated_parts(user_id, item_id)
+        else:
+            parts = self._cheap_parts(user_id, item_id)
+        for name, (x_user, x_item) in self.fixed.items():
+            part_user, part_item = parts[name]
+            modalities[name] = (_rows(x_user, user_id) + part_user,
+                                _rows(x_item, item_id) + part_item)
+        return self.teacher.fuse(_rows(self.user, user_id),
+                                 _rows(self.item, item_id), modalities)
+
+    def _cheap_parts(self, user_id: Tensor | None,
+                     item_id: Tensor | None) -> dict[str, Pair]:
+        matrix = self.prompt.matrix  # B, (d + 1, d)
+        basis_user = _rows(self.basis[0], user_id)
+        basis_item = _rows(self.basis[1], item_id)
+        parts = {}
+        for name, projected in self.projected.items():
+            reduction = self.teacher.reduction(name)
+            scale = reduction.prompt_weight
+            if reduction.normalize == 'size':
+                scale = scale / max(self.prompt.num_items, 1)
+            inner = scale * matrix @ (matrix.t() @ projected)  # M_m
+            parts[name] = (basis_user @ inner, basis_item @ inner)
+        return parts
+
+    def _propagated_parts(self, user_id: Tensor | None,
+                          item_id: Tensor | None) -> dict[str, Pair]:
+        prompt, parts = self.prompt(), {}
+        for name in self.fixed:
+            reduction = self.teacher.reduction(name)
+            zero = torch.zeros_like(self.fixed[name][1])
+            context = self.teacher.context(name, prompt)
+            if context is None:  # A deeper prompt without row norms.
+                context = reduction.context(self.teacher.features[name],
+                                            prompt,
+                                            self.teacher.masks.get(name))
+            part = reduction.finish(zero, prompt, context) - reduction.bias
+            parts[name] = self._propagate(part, user_id, item_id)
+        return parts
+
+
+def as_output(output: Any) -> TeacherOutput:
+    r"""Returns what a teacher yields as a :class:`TeacherOutput`.
+
+    Raises:
+        TypeError: If it is not a tuple of users, items and, optionally, a
+            dictionary of modalities.
+    """
+    message = ("A teacher must return (user embeddings, item embeddings, "
+               "{modality: (user, item)}), the last of which may be left out "
+               f"(got '{type(output).__name__}')")
+    if not isinstance(output, (tuple, list)) or len(output) not in (2, 3):
+        raise TypeError(message)
+    user, item = output[:2]
+    modalities = output[2] if len(output) == 3 else {}
+    if not (isinstance(user, Tensor) and isinstance(item, Tensor)
+            and isinstance(modalities, dict)):
+        raise TypeError(message)
+    return TeacherOutput(user, item, dict(modalities))
+
+
+def _rows(x: Tensor, index: Tensor | None) -> Tensor:
+    return x if index is None else x.index_select(0, index)

@@ -1,0 +1,154 @@
+r"""The file of a distiller: what it holds, and how it is put together."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torch_promptmm.nn import (
+    LightGCNStudent,
+    MultimodalTeacher,
+    SoftPrompt,
+    UserItemGraph,
+)
+from torch_promptmm.nn.components import FeatureProjection, modality_key
+from torch_promptmm.serve.store import (
+    load_state,
+    load_tensors,
+    save_tensors,
+    student_config,
+    subset,
+)
+
+_KIND = 'distiller'
+
+
+class DistillerParts(NamedTuple):
+    r"""What a file holds, rebuilt."""
+    teacher: torch.nn.Module | None
+    student: LightGCNStudent
+    prompt: SoftPrompt | None
+    projections: dict[str, torch.nn.Module]
+    settings: dict[str, Any]
+    edge_type: tuple[str, str, str] | None
+    modalities: list[str] | None
+    graph: UserItemGraph
+    known: Tensor
+    finals: dict[str, tuple[Tensor, Tensor]]
+
+
+def write_distiller(
+    path: str | os.PathLike,
+    distiller: Any,
+    edge_index: Tensor,
+    known: Tensor,
+    finals: dict[str, tuple[Tensor, Tensor]],
+) -> None:
+    r"""Writes a distiller, its interactions and its final embeddings."""
+    tensors: dict[str, Tensor] = {}
+    for name in ('student', 'teacher', 'prompt', 'projections'):
+        module = getattr(distiller, name)
+        if module is not None:
+            for key, value in module.state_dict().items():
+                tensors[f'{name}.{key}'] = value
+    tensors['graph.edge_index'] = edge_index
+    tensors['graph.known'] = known
+    for model, (user, item) in finals.items():
+        tensors[f'final.{model}.user'] = user
+        tensors[f'final.{model}.item'] = item
+
+    teacher, prompt = distiller.teacher, distiller.prompt
+    config: dict[str, Any] = {
+        'settings': distiller.settings.to_dict(),
+        'edge_type': distiller.edge_type,
+        'modalities': distiller.modalities,
+        'student': student_config(distiller.student),
+        'teacher': None,
+        'prompt': None,
+    }
+    if isinstance(teacher, MultimodalTeacher):
+        reduction = teacher.reduction(teacher.modalities[0])
+        config['teacher'] = {
+            'in_channels': teacher.in_channels,
+            'hidden_channels': teacher.hidden_channels,
+            'num_layers': teacher.num_layers,
+            'fusion_weight': teacher.fusion_weight,
+            'self_weight': teacher.self_weight,
+            'prompt_channels': reduction.prompt_channels,
+            'prompt_weight': reduction.prompt_weight,
+            'dropout': reduction.dropout,
+            'normalize': reduction.normalize,
+        }
+    if prompt is not None:
+        config['prompt'] = {
+            'num_layers': prompt.num_layers,
+            'modalities': prompt.modalities,
+        }
+    save_tensors(path, _KIND, tensors, config)
+
+
+def read_distiller(path: str | os.PathLike,
+                   teacher: torch.nn.Module | None = None) -> DistillerParts:
+    r"""Reads what :func:`write_distiller` wrote."""
+    tensors, config = load_tensors(path, _KIND)
+    try:
+        return _build(tensors, config, teacher)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"'path' {str(path)!r} is damaged: "
+                         f"{type(error).__name__} {error}") from error
+
+
+def _build(tensors: dict[str, Tensor], config: dict[str, Any],
+           teacher: torch.nn.Module | None) -> DistillerParts:
+    student = LightGCNStudent(**config['student'])
+    load_state(student, subset(tensors, 'student'), 'student')
+
+    prompt = None
+    if config['prompt'] is not None:
+        prompt = _build_prompt(subset(tensors, 'prompt'), **config['prompt'])
+
+    weights = subset(tensors, 'teacher')
+    if config['teacher'] is not None:
+        if teacher is not None:
+            raise ValueError("'teacher' is for classes that are not ours; "
+                             "this file holds a MultimodalTeacher")
+        teacher = MultimodalTeacher(student.num_users, student.num_items,
+                                    prompt=prompt, **config['teacher'])
+    if teacher is not None:
+        load_state(teacher, weights, 'teacher')
+
+    projections: dict[str, torch.nn.Module] = {}
+    for key, weight in subset(tensors, 'projections').items():
+        layer = torch.nn.Linear(weight.size(1), weight.size(0), bias=False)
+        layer.weight.data.copy_(weight)
+        projections[key.rpartition('.')[0]] = layer
+
+    finals = {}
+    for model in ('student', 'teacher'):
+        if f'final.{model}.user' in tensors:
+            finals[model] = (tensors[f'final.{model}.user'],
+                             tensors[f'final.{model}.item'])
+    edge_type = config['edge_type']
+    return DistillerParts(
+        teacher, student, prompt, projections, config['settings'],
+        None if edge_type is None else tuple(edge_type),  # type: ignore
+        config['modalities'],
+        UserItemGraph(tensors['graph.edge_index'], student.num_users,
+                      student.num_items), tensors['graph.known'], finals)
+
+
+def _build_prompt(tensors: dict[str, Tensor], num_layers: int,
+                  modalities: list[str]) -> SoftPrompt:
+    projections = {
+        name: FeatureProjection(
+            tensors[f'projections.{modality_key(name)}.weight'],
+            tensors[f'projections.{modality_key(name)}.offset'])
+        for name in modalities
+    }
+    prompt = SoftPrompt(tensors['basis'], num_layers, projections,
+                        tensors['shift'], tensors['scale'])
+    load_state(prompt, tensors, 'prompt')
+    return prompt

@@ -1,0 +1,22 @@
+r"""Training: tasks and the one loop that trains them."""
+
+from torch_promptmm.train.checkpoint import load_checkpoint, save_checkpoint
+from torch_promptmm.train.distillation import DistillationTask
+from torch_promptmm.train.history import History
+from torch_promptmm.train.loop import seeded, train
+from torch_promptmm.train.objective import RankingObjective
+from torch_promptmm.train.settings import Settings
+from torch_promptmm.train.task import RankingTask, Task
+
+__all__ = classes = [
+    'train',
+    'Task',
+    'RankingTask',
+    'DistillationTask',
+    'RankingObjective',
+    'Settings',
+    'History',
+    'seeded',
+    'save_checkpoint',
+    'load_checkpoint',
+]

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_promptmm.checks import check_float, check_int
+from torch_promptmm.loader import Batch, BatchSpec
+from torch_promptmm.loss import (
+    DisentangledListKD,
+    ListwiseKD,
+    PairwiseKD,
+    ScaledCosineError,
+    as_scored,
+    default_temperature,
+)
+from torch_promptmm.nn import TeacherOutput, UserItemGraph
+from torch_promptmm.train.objective import RankingObjective, pair_margin
+from torch_promptmm.train.rows import (
+    Rows,
+    batch_items,
+    list_mask,
+    split_rows,
+)
+from torch_promptmm.train.task import Task, Terms, batch_l2
+
+TeacherRows = Callable[[Tensor, Tensor], TeacherOutput]
+
+
+class DistillationTask(Task):
+    r"""Trains the student with the knowledge of a frozen teacher (Eq. 12),
+
+    .. math::
+        \mathcal{L} = \mathcal{L}_{\textrm{rank}} + \lambda_2
+        \mathcal{L}_{\textrm{PairKD}} + \lambda_3
+        \mathcal{L}_{\textrm{ListKD}} + \lambda_4
+        \mathcal{L}_{\textrm{EmbKD}} + \lambda_3'
+        \mathcal{L}_{\textrm{ListKD}}^{\textrm{fused}} + \lambda_4'
+        \mathcal{L}_{\textrm{EmbKD}}^{\textrm{fused}} + \lambda_5
+        \mathcal{L}_{\textrm{rank}}^{\mathcal{T}} + \frac{\kappa}{2B} \|
+        \Theta \|^2_{\textrm{batch}}.
+
+    Args:
+        student (torch.nn.Module): The student.
+        graph (UserItemGraph): What is propagated over.
+        positives (torch.Tensor): The interactions to train on
+            :math:`(2, P)`.
+        known (torch.Tensor): The interactions that are no negatives
+            :math:`(2, E)`.
+        teacher_rows (callable): The frozen teacher's output at given users
+            and items, such as :class:`~torch_promptmm.nn.PromptTables`.
+        objective (RankingObjective): The ranking loss.
+        prompt (torch.nn.Module, optional): The prompt, if it is tuned.
+            (default: :obj:`None`)
+        projections (dict, optional): From a modality's name (and
+            :obj:`""` for the fused vectors) to a module that maps the
+            student's embeddings to the teacher's width.
+            (default: :obj:`None`)
+        masks (dict, optional): Where items have a modality.
+            (default: :obj:`None`)
+        l2 (float, optional): :math:`\kappa`. (default: :obj:`0.0`)
+        pair_weight (float, optional): :math:`\lambda_2`.
+            (default: :obj:`0.0`)
+        list_weight (float, optional): :math:`\lambda_3`.
+            (default: :obj:`0.0`)
+        emb_weight (float, optional): :math:`\lambda_4`.
+            (default: :obj:`0.0`)
+        fused_list_weight (float, optional): :math:`\lambda_3'`.
+            (default: :obj:`0.0`)
+        fused_emb_weight (float, optional): :math:`\lambda_4'`.
+            (default: :obj:`0.0`)
+        teacher_weight (float, optional): :math:`\lambda_5`, the teacher's
+            own ranking loss with respect to the prompt.
+            (default: :obj:`0.0`)
+        list_size (int, optional): The length :math:`K` of a ranking list
+            with BPR; the softmax has its shared negatives in it.
+            (default: :obj:`10`)
+        temperature (float, optional): :math:`\tau` of pair- and list-wise
+            distillation. (default: 0.2 for cosine, 1.0 for dot scores)
+        alpha (float, optional): See
+            :class:`~torch_promptmm.loss.DisentangledListKD`.
+            (default: :obj:`1.0`)
+        beta (float, optional): See
+            :class:`~torch_promptmm.loss.DisentangledListKD`.
+            (default: :obj:`None`)
+        disentangle (bool, optional): If :obj:`False`, the plain KL
+            divergence is taken, :obj:`alpha` and :obj:`beta` are unused.
+            (default: :obj:`True`)
+        gamma (float, optional): :math:`\gamma` of Eq. 11.
+            (default: :obj:`2.0`)
+        item_samples (int, optional): How many items of the whole catalogue
+            (cold ones included) a step places by Eq. 11.
+            (default: :obj:`1024`)
+    """
+    def __init__(
+        self,
+        student: torch.nn.Module,
+        graph: UserItemGraph,
+        positives: Tensor,
+        known: Tensor,
+        teacher_rows: TeacherRows,
+        objective: RankingObjective,
+        prompt: torch.nn.Module | None = None,
+        projections: Mapping[str, torch.nn.Module] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        l2: float = 0.0,
+        pair_weight: float = 0.0,
+        list_weight: float = 0.0,
+        emb_weight: float = 0.0,
+        fused_list_weight: float = 0.0,
+        fused_emb_weight: float = 0.0,
+        teacher_weight: float = 0.0,
+        list_size: int = 10,
+        temperature: float | None = None,
+        alpha: float = 1.0,
+        beta: float | None = None,
+        disentangle: bool = True,
+        gamma: float = 2.0,
+        item_samples: int = 1024,
+    ) -> None:
+        super().__init__(graph, positives, known, objective.score)
+        self.student, self.objective, self.prompt = student, objective, prompt
+        self.teacher_rows = teacher_rows
+        self.projections = dict(projections or {})
+        self.projection_modules = torch.nn.ModuleList(
+            self.projections.values())
+        self.masks = dict(masks or {})
+        self.l2 = check_float('l2', l2)
+        self.pair_weight = check_float('pair_weight', pair_weight)
+        self.list_weight = check_float('list_weight', list_weight)
+        self.emb_weight = check_float('emb_weight', emb_weight)
+        self.fused_list_weight = check_float('fused_list_weight',
+                                             fused_list_weight)
+        self.fused_emb_weight = check_float('fused_emb_weight',
+                                            fused_emb_weight)
+        self.teacher_weight = check_float('teacher_weight', teacher_weight)
+        self.list_size = check_int('list_size', list_size, 2)
+        self.item_samples = check_int('item_samples', item_samples, 1)
+        if temperature is None:
+            temperature = default_temperature(objective.score)
+        self.pair_loss = PairwiseKD(temperature)
+        self.list_loss: torch.nn.Module = (
+            DisentangledListKD(temperature, alpha, beta)
+            if disentangle else ListwiseKD(temperature))
+        self.emb_loss = ScaledCosineError(gamma)
+
+    @property
+    def _needs_lists(self) -> bool:
+        return self.list_weight > 0.0 or self.fused_list_weight > 0.0
+
+    @property
+    def batch_spec(self) -> BatchSpec:
+        spec = self.objective.batch_spec
+        own = 1 if self.pair_weight > 0.0 else 0
+        if self._needs_lists and spec.shared_negatives == 0:
+            own = self.list_size - 1
+        samples = 0
+        if self.emb_weight > 0.0 or self.fused_emb_weight > 0.0:
+            samples = self.item_samples
+        return spec.merge(
+            BatchSpec(own, item_samples=samples,
+                      warm_negatives=spec.warm_negatives))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
+        item_id = batch_items(batch)
+        user, item, ego_user, ego_item = self.student(
+            self.graph, batch.user, item_id, return_ego=True)
+        raw = split_rows(user, item, batch)
+        rows = raw.scored(self.score)
+        mask = list_mask(batch)
+        scores = None
+        if self._needs_lists or self.objective.ranking_loss == 'softmax':
+            scores = rows.list_scores()
+
+        terms = {'rank': self.objective(rows, batch, scores, mask)}
+        total = terms['rank']
+        weights: dict[str, float] = {}
+        if self.l2 > 0.0:
+            terms['l2'] = batch_l2(ego_user, ego_item, batch)
+            weights['l2'] = self.l2
+        if self._needs_teacher:
+            teacher = self.teacher_rows(batch.user, item_id)
+            self._distil(raw, rows, scores, mask, teacher, batch, terms,
+                         weights)
+        for name, weight in weights.items():
+            total = total + weight * terms[name]
+        return total, terms
+
+    @property
+    def _needs_teacher(self) -> bool:
+        return any(weight > 0.0 for weight in (
+            self.pair_weight, self.list_weight, self.emb_weight,
+            self.fused_list_weight, self.fused_emb_weight,
+            self.teacher_weight))
+
+    def _distil(self, raw: Rows, rows: Rows, scores: Tensor | None,
+                mask: Tensor, teacher: TeacherOutput, batch: Batch,
+                terms: Terms, weights: dict[str, float]) -> None:
+        fused_raw = split_rows(teacher.user, teacher.item, batch)
+        fused = fused_raw.scored(self.score)
+        modal_raw = {
+            name: split_rows(x_user, x_item, batch)
+            for name, (x_user, x_item) in teacher.modalities.items()
+        }
+        fused_scores = None
+
+        if self.pair_weight > 0.0:
+            weights['pair'] = self.pair_weight
+            terms['pair'] = self.pair_loss(pair_margin(rows),
+                                           pair_margin(fused),
+                                           batch.negative_mask[:, 0])
+        if self.list_weight > 0.0 and modal_raw:
+            weights['list'] = self.list_weight
+            terms['list'] = sum(
+                self.list_loss(scores,
+                               each.scored(self.score).list_scores(), mask)
+                for each in modal_raw.values())
+        if self.emb_weight > 0.0 and modal_raw:
+            weights['emb'] = self.emb_weight
+            terms['emb'] = sum(
+                self._emb(name, raw.item, each.item, batch)
+                for name, each in modal_raw.items())
+        if self.fused_list_weight > 0.0:
+            weights['fused_list'] = self.fused_list_weight
+            fused_scores = fused.list_scores()
+            terms['fused_list'] = self.list_loss(scores, fused_scores, mask)
+        if self.fused_emb_weight > 0.0:
+            weights['fused_emb'] = self.fused_emb_weight
+            terms['fused_emb'] = (
+                self._emb('', raw.user, fused_raw.user, None) +
+                self._emb('', raw.item, fused_raw.item, None))
+        if self.teacher_weight > 0.0:
+            weights['teacher'] = self.teacher_weight
+            if fused_scores is None and scores is not None:
+                fused_scores = fused.list_scores()
+            terms['teacher'] = self.objective(fused, batch, fused_scores,
+                                              mask)
+
+    def _emb(self, name: str, student: Tensor, teacher: Tensor,
+             batch: Batch | None) -> Tensor:
+        if name in self.projections:
+            student = self.projections[name](student)
+        mask = None
+        if batch is not None and name in self.masks:
+            mask = self.masks[name][batch.item]
+        return self.emb_loss(student, teacher, mask)
+
+    @torch.no_grad()
+    def embeddings(
+        self,
+        graph: UserItemGraph | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        user, item = self.student(self.graph if graph is None else graph)
+        return as_scored(user, self.score), as_scored(item, self.score)

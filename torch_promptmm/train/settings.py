@@ -1,0 +1,173 @@
+r"""The hyperparameters of a distillation, with their names and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.loss.score import SCORES
+from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
+
+
+@dataclass(frozen=True)
+class Settings:
+    r"""The hyperparameters of both stages.
+
+    Args:
+        ranking_loss (str, optional): :obj:`"softmax"` or :obj:`"bpr"`, for
+            teacher and student. (default: :obj:`"softmax"`)
+        score (str, optional): :obj:`"cosine"` or :obj:`"dot"`.
+            (default: :obj:`"cosine"` for the softmax, :obj:`"dot"` for BPR)
+        temperature (float, optional): Temperature of the softmax.
+            (default: 0.2 for cosine, 1.0 for dot scores)
+        num_negatives (int, optional): Shared negatives of the softmax.
+            (default: :obj:`512`)
+        warm_negatives (bool, optional): Draw negatives from items with an
+            interaction only. (default: :obj:`False`)
+        lr (float, optional): Learning rate. (default: by the ranking loss)
+        weight_decay (float, optional): Weight decay of the optimiser.
+            (default: :obj:`0.0`)
+        l2 (float, optional): L2 on the batch's rows before propagation, in
+            the loss. (default: by the ranking loss)
+        batch_size (int, optional): Interactions in a batch.
+            (default: :obj:`2048`)
+        modality_weight (float, optional): Weight of each modality's own
+            ranking loss in stage 1. (default: :obj:`0.1`)
+        pair_weight (float, optional): :math:`\lambda_2`, PairKD.
+        list_weight (float, optional): :math:`\lambda_3`, ListKD of each
+            modality.
+        emb_weight (float, optional): :math:`\lambda_4`, EmbKD of each
+            modality.
+        fused_list_weight (float, optional): ListKD of the fused scores.
+        fused_emb_weight (float, optional): EmbKD of the fused vectors.
+        teacher_weight (float, optional): :math:`\lambda_5`, the teacher's
+            own ranking loss with respect to the prompt, in stage 2.
+        list_size (int, optional): :math:`K`, the length of a list with BPR.
+            (default: :obj:`10`)
+        kd_temperature (float, optional): :math:`\tau` of PairKD and ListKD.
+            (default: 0.2 for cosine, 1.0 for dot scores)
+        alpha (float, optional): Weight of the first part of ListKD.
+            (default: :obj:`1.0`)
+        beta (float, optional): Weight of the second part of ListKD;
+            :obj:`None` is the natural one. (default: :obj:`None`)
+        disentangle (bool, optional): If :obj:`False`, ListKD is the plain
+            KL divergence. (default: :obj:`True`)
+        gamma (float, optional): :math:`\gamma` of EmbKD.
+            (default: :obj:`2.0`)
+        item_samples (int, optional): Items of the whole catalogue that a
+            step places by EmbKD. (default: :obj:`1024`)
+        tune_prompt (bool, optional): Tune the prompt in stage 2.
+            (default: :obj:`True`)
+    """
+    ranking_loss: str = 'softmax'
+    score: str | None = None
+    temperature: float | None = None
+    num_negatives: int = 512
+    warm_negatives: bool = False
+    lr: float | None = None
+    weight_decay: float = 0.0
+    l2: float | None = None
+    batch_size: int = 2048
+    modality_weight: float = 0.1
+    pair_weight: float = 0.0
+    list_weight: float = 0.0
+    emb_weight: float = 0.05
+    fused_list_weight: float = 75.0
+    fused_emb_weight: float = 0.5
+    teacher_weight: float = 0.0
+    list_size: int = 10
+    kd_temperature: float | None = None
+    alpha: float = 1.0
+    beta: float | None = None
+    disentangle: bool = True
+    gamma: float = 2.0
+    item_samples: int = 1024
+    tune_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice('ranking_loss', self.ranking_loss, RANKING_LOSSES)
+        if self.score is not None:
+            check_choice('score', self.score, SCORES)
+        for name in ('temperature', 'kd_temperature', 'lr'):
+            value = getattr(self, name)
+            if value is not None:
+                check_float(name, value, exclusive=True)
+        for name in ('l2', 'weight_decay', 'modality_weight', 'pair_weight',
+                     'list_weight', 'emb_weight', 'fused_list_weight',
+                     'fused_emb_weight', 'teacher_weight', 'alpha', 'beta'):
+            value = getattr(self, name)
+            if value is not None:
+                check_float(name, value)
+        for name, minimum in (('num_negatives', 1), ('batch_size', 1),
+                              ('list_size', 2), ('item_samples', 1)):
+            check_int(name, getattr(self, name), minimum)
+        check_float('gamma', self.gamma, minimum=1.0)
+        for name in ('warm_negatives', 'disentangle', 'tune_prompt'):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"'{name}' must be True or False (got "
+                                f"{getattr(self, name)!r})")
+
+    @classmethod
+    def preset(cls, setting: str = 'default', **kwargs: Any) -> Settings:
+        r"""Returns a preset with some values changed.
+
+        Args:
+            setting (str, optional): :obj:`"default"`, what validates best,
+                or :obj:`"faithful"`, the paper's losses in their sound form
+                (BPR, dot scores, Eq. 5 to 13, no fused terms).
+                (default: :obj:`"default"`)
+            **kwargs (optional): Values to change.
+        """
+        check_choice('setting', setting, ('default', 'faithful'))
+        names = {field.name for field in fields(cls)}
+        unknown = sorted(set(kwargs) - names)
+        if unknown:
+            raise TypeError(f"{unknown[0]!r} is no argument; there are "
+                            f"{sorted(names)}")
+        base = cls() if setting == 'default' else cls(**FAITHFUL)
+        return replace(base, **kwargs)
+
+    @property
+    def learning_rate(self) -> float:
+        r"""The learning rate, or the ranking loss's own."""
+        if self.lr is not None:
+            return self.lr
+        return 1e-2 if self.ranking_loss == 'bpr' else 5e-3
+
+    @property
+    def ego_l2(self) -> float:
+        r"""The L2 weight, or the ranking loss's own."""
+        if self.l2 is not None:
+            return self.l2
+        return 0.05 if self.ranking_loss == 'bpr' else 1e-3
+
+    def objective(self) -> RankingObjective:
+        r"""The ranking loss of teacher and student."""
+        return RankingObjective(self.ranking_loss, self.score,
+                                self.temperature, self.num_negatives,
+                                self.warm_negatives)
+
+    def distillation(self) -> dict[str, Any]:
+        r"""The arguments of
+        :class:`~torch_promptmm.train.DistillationTask`."""
+        names = ('pair_weight', 'list_weight', 'emb_weight',
+                 'fused_list_weight', 'fused_emb_weight', 'teacher_weight',
+                 'list_size', 'alpha', 'beta', 'disentangle', 'gamma',
+                 'item_samples')
+        out = {name: getattr(self, name) for name in names}
+        return {**out, 'l2': self.ego_l2, 'temperature': self.kd_temperature}
+
+    def to_dict(self) -> dict[str, Any]:
+        r"""The settings as a plain dictionary."""
+        return asdict(self)
+
+
+FAITHFUL: dict[str, Any] = {
+    'ranking_loss': 'bpr',
+    'pair_weight': 2.0,
+    'list_weight': 0.1,
+    'emb_weight': 0.1,
+    'fused_list_weight': 0.0,
+    'fused_emb_weight': 0.0,
+}
