@@ -3,10 +3,13 @@ r"""Argument checks that every room uses: one wording, one place."""
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,12 +74,27 @@ def check_matrix(name: str, value: Any, num_cols: int | None = None) -> Tensor:
     return value
 
 
+def check_mask(name: str, value: Any, size: int) -> Tensor:
+    r"""Returns :obj:`value` if it is a boolean tensor of :obj:`size`
+    entries."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"'{name}' must be a torch.Tensor (got "
+                        f"'{type(value).__name__}')")
+    if value.dtype != torch.bool or list(value.shape) != [size]:
+        raise ValueError(f"'{name}' must be a boolean tensor of shape "
+                         f"[{size}] (got shape {list(value.shape)}, "
+                         f"{value.dtype})")
+    return value
+
+
 def check_ids(name: str, value: Any, size: int, what: str) -> Tensor:
     r"""Returns :obj:`value` as a one-dimensional tensor of ids in
     :math:`[0, size)`; numbers, lists and arrays are converted."""
     try:
+        if hasattr(value, '__array__') and not isinstance(value, Tensor):
+            value = np.array(value)  # Writable, whatever its strides.
         ids = value if isinstance(value, Tensor) else torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"'{name}' must hold integer {what} ids (got "
                         f"{value!r})") from error
     if ids.numel() == 0 and not isinstance(value, Tensor):
@@ -97,6 +115,25 @@ def check_ids(name: str, value: Any, size: int, what: str) -> Tensor:
     return ids
 
 
+def check_path(name: str, value: Any) -> Path:
+    r"""Returns :obj:`value` as the :class:`~pathlib.Path` of a file."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"'{name}' must be a path (got {value!r} of type "
+                        f"'{type(value).__name__}')")
+    path = Path(value)
+    if path.is_dir():
+        raise ValueError(f"'{name}' must name a file, but {str(path)!r} is a "
+                         f"folder")
+    return path
+
+
+def check_bool(name: str, value: Any) -> bool:
+    r"""Returns :obj:`value` if it is :obj:`True` or :obj:`False`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"'{name}' must be True or False (got {value!r})")
+    return value
+
+
 def check_device(device: Any) -> torch.device:
     r"""Returns :obj:`device` as a :class:`torch.device` that is here."""
     try:
@@ -104,6 +141,7 @@ def check_device(device: Any) -> torch.device:
         if device.type != 'meta':
             torch.empty(0, device=device)
     except Exception as error:  # Each backend raises an error of its own.
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"'device' {device!r} is unknown or not available "
-                         f"here ({str(error).splitlines()[0]})") from error
+                         f"here ({why})") from error
     return device

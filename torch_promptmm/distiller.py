@@ -2,7 +2,9 @@ r"""The front door: teacher, prompt and student, and the two stages."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +13,12 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import (
+    check_bool,
     check_choice,
     check_device,
     check_ids,
     check_int,
+    check_path,
 )
 from torch_promptmm.data import (
     InteractionData,
@@ -24,6 +28,7 @@ from torch_promptmm.data import (
     read_graph,
     supervision,
 )
+from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.evaluate import check_k, evaluate_embeddings
 from torch_promptmm.loader import Batch
 from torch_promptmm.loss import as_scored
@@ -33,6 +38,7 @@ from torch_promptmm.nn import (
     MultimodalTeacher,
     PromptTables,
     SoftPrompt,
+    TeacherOutput,
     UserItemGraph,
 )
 from torch_promptmm.nn.components import modality_key
@@ -46,12 +52,16 @@ from torch_promptmm.train import (
     Settings,
     Task,
     load_checkpoint,
+    load_weights,
     seeded,
     train,
 )
 
 MODELS, STAGES = ('student', 'teacher'), ('teacher', 'student')
-_FUSED = 'fused'
+_FUSED, _METRIC = 'fused', 'recall@20'
+_NOT_OURS = ('task', 'validate', 'name', 'module')
+_NO_TEACHER = ("The teacher is of a class that is not ours and was not given: "
+               "PromptMMDistiller.load(path, teacher=module)")
 
 
 class PromptMMDistiller(torch.nn.Module):
@@ -120,7 +130,8 @@ class PromptMMDistiller(torch.nn.Module):
                         f"{getattr(student, name)})")
             if prompt is None:
                 prompt = teacher.prompt
-            teacher.prompt = prompt
+            elif prompt is not teacher.prompt:
+                _inject(prompt, teacher)
         elif prompt is not None:
             raise ValueError("'prompt' needs a MultimodalTeacher, which it "
                              "is injected into")
@@ -128,16 +139,23 @@ class PromptMMDistiller(torch.nn.Module):
         self.projections = torch.nn.ModuleDict()
         if isinstance(teacher, MultimodalTeacher):
             self._add_projections({
-                name: teacher.hidden_channels
-                for name in (_FUSED, *teacher.modalities)
+                key: teacher.hidden_channels
+                for key in (_FUSED, *map(modality_key, teacher.modalities))
             })
-        self.edge_type = edge_type
+        if isinstance(modalities, str):
+            raise TypeError(f"'modalities' must be a list of names (got the "
+                            f"string {modalities!r})")
+        self.edge_type = (None if edge_type is None else
+                          check_edge_type(edge_type))
         self.modalities = None if modalities is None else list(modalities)
         self._graph: UserItemGraph | None = None
         self._known: Tensor | None = None
-        self._task: Task | None = None
-        self._stage: str | None = None
+        # In a tuple, for a task is no part of the module: its parameters are
+        # those of teacher, student and prompt once more.
+        self._prepared: tuple[str, Task] | None = None
         self._final: dict[str, tuple[Any, tuple[Tensor, Tensor]]] = {}
+        # What a file had of a teacher that is not ours and was not given:
+        self._teacher_state: dict[str, Tensor] = {}
 
     # Building ###############################################################
 
@@ -207,6 +225,12 @@ class PromptMMDistiller(torch.nn.Module):
                 :class:`~torch_promptmm.train.Settings`.
         """
         check_choice('prompt', prompt, ('pca', 'graph', None))
+        setting = kwargs.pop('setting', 'default')
+        Settings.preset(setting, **kwargs)  # Says what is wrong at once.
+        check_int('hidden_channels', hidden_channels, 1)
+        check_int('num_layers', num_layers, 0)
+        check_int('prompt_layers', prompt_layers, 1)
+        check_bool('standardize', standardize)
         view = read_graph(data, edge_type, modalities, need_features=True)
         graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)
         if teacher_channels is None:
@@ -231,17 +255,17 @@ class PromptMMDistiller(torch.nn.Module):
                 teacher_layers, fusion_weight, self_weight, soft,
                 prompt_weight=prompt_weight, dropout=dropout,
                 normalize=normalize)
-            out = cls(teacher, student, soft, edge_type=edge_type,
-                      modalities=list(view.features), **kwargs)
+            out = cls(teacher, student, soft, setting, edge_type,
+                      list(view.features), **kwargs)
         teacher.set_features(view.features, view.masks,
                              standardize=standardize)
         out._graph, out._known = graph, known_interactions(view)
         return out
 
     def _add_projections(self, widths: Mapping[str, int]) -> None:
+        # Under the fused vectors' own key, and those of the modalities.
         channels = self.student.hidden_channels
-        for name, width in widths.items():
-            key = modality_key(name) if name != _FUSED else _FUSED
+        for key, width in widths.items():
             if width != channels and key not in self.projections:
                 layer = torch.nn.Linear(channels, width, bias=False)
                 self.projections[key] = layer.to(self.device)
@@ -250,11 +274,10 @@ class PromptMMDistiller(torch.nn.Module):
         r"""Starts over: resets all learnable parameters of student, teacher,
         prompt and projections."""
         for module in (self.student, self.teacher, self.prompt,
-                       *self.projections.values()):
-            reset = getattr(module, 'reset_parameters', None)
-            if reset is not None:
-                reset()
-        self._task = self._stage = None
+                       self.projections):
+            if module is not None:
+                _reset(module)
+        self._prepared = None
         self._final = {}
 
     @property
@@ -274,6 +297,10 @@ class PromptMMDistiller(torch.nn.Module):
         if self._stage == 'student' and self.teacher is not None:
             self.teacher.eval()
         return self
+
+    @property
+    def _stage(self) -> str | None:
+        return None if self._prepared is None else self._prepared[0]
 
     # Reading data ###########################################################
 
@@ -295,13 +322,16 @@ class PromptMMDistiller(torch.nn.Module):
 
     def _give_features(self, view: InteractionData) -> None:
         teacher = self.teacher
-        if isinstance(teacher, MultimodalTeacher) and not teacher.features:
-            fitted = all(
-                int(teacher.reduction(name).num_items) > 0
-                for name in teacher.modalities)
-            teacher.set_features(
-                {name: view.features[name]
-                 for name in teacher.modalities}, view.masks, fit=not fitted)
+        if not isinstance(teacher, MultimodalTeacher):
+            return
+        for name in teacher.modalities:
+            if name not in view.features:
+                raise ValueError(f"'data' lacks the modality {name!r} of the "
+                                 f"teacher (it has {list(view.features)})")
+        teacher.set_features(
+            {name: view.features[name]
+             for name in teacher.modalities}, view.masks,
+            fit=not _has_statistics(teacher))
 
     def prepare(
         self,
@@ -326,69 +356,87 @@ class PromptMMDistiller(torch.nn.Module):
         """
         check_choice('stage', stage, STAGES)
         if self.teacher is None:
-            raise ValueError("The teacher's class is not ours and was not "
-                             "loaded: PromptMMDistiller.load(path, "
-                             "teacher=module)")
+            raise ValueError(_NO_TEACHER)
         view = self._read(data, need_features=True, check_finite=True)
+        positives = supervision(view)
         device = self.device if device is None else check_device(device)
+        if device.type == 'meta':
+            raise ValueError("'device' 'meta' holds no values to train on")
         self.to(device)
         self._give_features(view)
+        positives = positives.to(device)
         known = known_interactions(view).to(device)
         graph = UserItemGraph(view.edge_index, view.num_users,
                               view.num_items).to(device)
-        self._graph, self._known, self._stage = graph, known, stage
-        self._final = {}
-        positives = supervision(view).to(device)
-        student_stage = stage == 'student'
-        self.teacher.requires_grad_(not student_stage)
-        self.student.requires_grad_(student_stage)
+        self._graph, self._known = graph, known
+        self._prepared, self._final = None, {}
+        settings, in_student = self.settings, stage == 'student'
+        self.teacher.requires_grad_(not in_student)
+        self.student.requires_grad_(in_student)
+        self.projections.requires_grad_(False)
         if self.prompt is not None:
-            self.prompt.requires_grad_(not student_stage
-                                       or self.settings.tune_prompt)
-        if not student_stage:
-            self._task = RankingTask(
-                self.teacher, graph, positives, known, self.objective,
-                self.settings.ego_l2, self.settings.modality_weight,
-                self.prompt)
+            self.prompt.requires_grad_(not in_student or settings.tune_prompt)
+        task: Task
+        if in_student:
+            task = self._distillation_task(self.teacher, view, graph,
+                                           positives, known)
         else:
-            self._task = self._distillation_task(view, graph, positives,
-                                                 known)
+            task = RankingTask(self.teacher, graph, positives, known,
+                               self.objective, settings.ego_l2,
+                               settings.modality_weight, self.prompt)
+        self._prepared = (stage, task)
         self.train(self.training)
-        return self._task
+        return task
 
-    def _distillation_task(self, view: InteractionData, graph: UserItemGraph,
+    def _distillation_task(self, teacher: torch.nn.Module,
+                           view: InteractionData, graph: UserItemGraph,
                            positives: Tensor,
                            known: Tensor) -> DistillationTask:
-        self.teacher.eval()
+        teacher.eval()
         prompt = self.prompt if self.settings.tune_prompt else None
         rows: ConstantTables | PromptTables
-        if prompt is not None:
-            rows = PromptTables(self.teacher, graph)
+        if prompt is not None and isinstance(teacher, MultimodalTeacher):
+            rows, names = PromptTables(teacher, graph), teacher.modalities
         else:
             with torch.no_grad():
-                rows = ConstantTables(self.teacher(graph))
-            user, _, modalities = rows.output
+                output = as_output(teacher(graph))
+            self._check_output(output)
+            rows, names = ConstantTables(output), list(output.modalities)
             self._add_projections({
-                _FUSED: user.size(1),
-                **{name: x.size(1)
-                   for name, (x, _) in modalities.items()}
+                _FUSED: output.user.size(1),
+                **{
+                    modality_key(name): x.size(1)
+                    for name, (x, _) in output.modalities.items()
+                }
             })
+        # Only what a term needs is trained, as DDP wants it.
+        keys = {}
+        if self.settings.emb_weight > 0.0:
+            keys.update({name: modality_key(name) for name in names})
+        if self.settings.fused_emb_weight > 0.0:
+            keys[''] = _FUSED
         projections = {
-            name: self.projections[key]
-            for name, key in [('', _FUSED)] +
-            [(name, modality_key(name)) for name in self._modality_names(rows)]
-            if key in self.projections
+            name: self.projections[key].requires_grad_(True)
+            for name, key in keys.items() if key in self.projections
         }
         masks = {k: v.to(self.device) for k, v in view.masks.items()}
-        return DistillationTask(self.student, graph, positives, known, rows,
+        task = DistillationTask(self.student, graph, positives, known, rows,
                                 self.objective, prompt, projections, masks,
                                 **self.settings.distillation())
+        if prompt is not None and not task.needs_teacher:
+            prompt.requires_grad_(False)
+        return task
 
-    @staticmethod
-    def _modality_names(rows: ConstantTables | PromptTables) -> list[str]:
-        if isinstance(rows, PromptTables):
-            return rows.teacher.modalities
-        return list(rows.output.modalities)
+    def _check_output(self, output: TeacherOutput) -> None:
+        pairs = {'': (output.user, output.item), **output.modalities}
+        for name, (user, item) in pairs.items():
+            of = f' for modality {name!r}' if name else ''
+            for what, x, rows in (('user', user, self.student.num_users),
+                                  ('item', item, self.student.num_items)):
+                if x.dim() != 2 or x.size(0) != rows:
+                    raise ValueError(
+                        f"'teacher' must yield {what} embeddings of shape "
+                        f"[{rows}, channels]{of} (got {list(x.shape)})")
 
     # Training ###############################################################
 
@@ -421,32 +469,22 @@ class PromptMMDistiller(torch.nn.Module):
         Returns:
             A :class:`~torch_promptmm.train.History` of each stage.
         """
-        if resume and checkpoint is None:
-            raise ValueError("'resume=True' needs 'checkpoint=path'")
-        notes: dict[str, str] = {}
-        state = load_checkpoint(checkpoint) if resume else None  # type: ignore
+        state = _checkpoint(checkpoint, resume)
+        teacher = None
         if state is not None and state['name'] == 'student':
-            self._load_checkpoint(state, str(checkpoint))
-            notes = state['notes']
-            teacher = History.from_state(notes['teacher'])
-        else:
+            if 'teacher' not in state['notes']:
+                raise ValueError(f"'checkpoint' {str(checkpoint)!r} is of "
+                                 f"'fit_student' alone: resume that")
+            teacher = History.from_state(state['notes']['teacher'])
+        if teacher is None:
             teacher = self.fit_teacher(train_data, val_data,
                                        checkpoint=checkpoint, resume=resume,
                                        **kwargs)
-            notes = {'teacher': teacher.state()}
+            resume = False
         student = self._fit('student', train_data, val_data,
-                            checkpoint=checkpoint,
-                            resume=state is not None
-                            and state['name'] == 'student', notes=notes,
-                            **kwargs)
+                            checkpoint=checkpoint, resume=resume,
+                            notes={'teacher': teacher.state()}, **kwargs)
         return {'teacher': teacher, 'student': student}
-
-    def _load_checkpoint(self, state: dict[str, Any], path: str) -> None:
-        try:
-            self.load_state_dict(state['module'])
-        except RuntimeError as error:
-            raise ValueError(f"'checkpoint' {path!r} is of another model "
-                             f"({str(error):.300})") from error
 
     def fit_teacher(self, train_data: HeteroData,
                     val_data: HeteroData | None = None,
@@ -475,17 +513,33 @@ class PromptMMDistiller(torch.nn.Module):
 
     def _fit(self, stage: str, train_data: HeteroData,
              val_data: HeteroData | None, device: Any = None,
-             metric: str = 'recall@20', **kwargs: Any) -> History:
-        validate: Callable[[], dict[str, float]] | None = None
-        val_view = None
+             metric: str = _METRIC, seed: int | None = None,
+             checkpoint: str | os.PathLike | None = None,
+             resume: bool = False, **kwargs: Any) -> History:
+        known_arguments = inspect.signature(train).parameters
+        for name in kwargs:
+            if name not in known_arguments or name in _NOT_OURS:
+                raise TypeError(f"{name!r} is no argument of 'fit'")
+        train_view = self._read(train_data, name='train_data')
+        val_view = positives = None
+        cut = _cut_off(metric, train_view.num_items)
         if val_data is not None:
-            train_view = self._read(train_data, name='train_data')
-            val_view = read_graph(val_data, self.edge_type,
-                                  check_finite=False)
+            val_view = self._read(val_data, name='val_data')
             check_same_entities(train_view, val_view)
-        task = self.prepare(train_data, stage, device)
-        if val_view is not None:
-            validate = self._validator(task, val_view, metric)
+            positives = held_out(val_view)
+        state = _checkpoint(checkpoint, resume)
+        if state is not None and state['name'] == stage:
+            # Before 'prepare', which computes tables of the weights.
+            self._load_weights(state['module'], str(checkpoint))
+        with seeded(seed, self.device):
+            task = self.prepare(train_data, stage, device)
+        if not any(p.requires_grad for p in task.parameters()):
+            raise ValueError(f"The {stage} has no parameter to train" +
+                             (": call 'fit_student' alone" if stage ==
+                              'teacher' else ''))
+        validate = None
+        if val_view is not None and positives is not None:
+            validate = self._validator(task, val_view, positives, metric, cut)
         options = {
             'batch_size': self.settings.batch_size,
             'lr': self.settings.learning_rate,
@@ -494,31 +548,37 @@ class PromptMMDistiller(torch.nn.Module):
         }
         training = self.training
         try:
-            history = train(task, validate=validate, metric=metric,
-                            name=stage, module=self, **options)
+            return train(task, validate=validate, metric=metric, seed=seed,
+                         checkpoint=checkpoint, resume=resume, name=stage,
+                         module=self, **options)
         finally:
             self.train(training)
-        return history
 
-    def _validator(self, task: Task, view: InteractionData,
-                   metric: str) -> Callable[[], dict[str, float]]:
-        positives = held_out(view).to(self.device)
+    def _load_weights(self, state: dict[str, Tensor], path: str) -> None:
+        prefix, suffix = 'projections.', '.weight'
+        self._add_projections({
+            key[len(prefix):-len(suffix)]: value.size(0)
+            for key, value in state.items()
+            if key.startswith(prefix) and value.dim() == 2
+        })
+        load_weights(self, state, f"'checkpoint' {path!r}")
+
+    def _validator(self, task: Task, view: InteractionData, positives: Tensor,
+                   metric: str, cut: int) -> Callable[[], dict[str, float]]:
+        positives = positives.to(self.device)
         known = view.edge_index.to(self.device)
         same = self._is_training_graph(view)
         graph = None if same else UserItemGraph(
             view.edge_index, view.num_users, view.num_items).to(self.device)
-        name, _, cut = metric.partition('@')
-        if name not in ('recall', 'ndcg') or not cut.isdigit():
-            raise ValueError(f"'metric' must be 'recall@K' or 'ndcg@K' (got "
-                             f"{metric!r})")
-        check_k(int(cut), view.num_items) if int(cut) != 20 else None
-        k = min(int(cut), view.num_items)
+        label = metric.partition('@')[2]
 
         def validate() -> dict[str, float]:
             user, item = task.embeddings(graph)
-            out = evaluate_embeddings(user, item, positives, known, (k, ))
-            return {f'{key.split("@")[0]}@{cut}': value
-                    for key, value in out.items()}
+            out = evaluate_embeddings(user, item, positives, known, (cut, ))
+            return {
+                f'{key.partition("@")[0]}@{label}': float(value)
+                for key, value in out.items()
+            }
 
         return validate
 
@@ -537,10 +597,13 @@ class PromptMMDistiller(torch.nn.Module):
         r"""Returns the total loss of a stage and each term, so that DDP and
         :func:`torch.compile` can wrap the distiller."""
         check_choice('stage', stage, STAGES)
-        if self._task is None or self._stage != stage:
+        if self._prepared is None or self._prepared[0] != stage:
             raise ValueError(f"Call 'prepare(data, stage={stage!r})' first "
                              f"(prepared: {self._stage!r})")
-        return self._task(batch)
+        if not isinstance(batch, Batch):
+            raise TypeError(f"'batch' must be a Batch of an InteractionLoader "
+                            f"(got '{type(batch).__name__}')")
+        return self._prepared[1](batch)
 
     # Using ##################################################################
 
@@ -551,12 +614,12 @@ class PromptMMDistiller(torch.nn.Module):
         return (edge_index.shape == view.edge_index.shape
                 and torch.equal(edge_index, view.edge_index.cpu()))
 
-    def _versions(self, model: str) -> tuple[int, ...]:
+    def _versions(self, model: str) -> tuple[tuple[int, int], ...]:
         modules = [self.student] if model == 'student' else [
             self.teacher, self.prompt
         ]
-        return tuple(p._version for module in modules if module is not None
-                     for p in (*module.parameters(), *module.buffers()))
+        return tuple((id(p), p._version) for module in modules
+                     if module is not None for p in module.parameters())
 
     @torch.no_grad()
     def _embed(self, model: str,
@@ -564,14 +627,16 @@ class PromptMMDistiller(torch.nn.Module):
         if model == 'student':
             user, item = self.student(graph)
         elif self.teacher is None:
-            raise ValueError("The teacher's class is not ours and was not "
-                             "loaded: PromptMMDistiller.load(path, "
-                             "teacher=module)")
+            raise ValueError(_NO_TEACHER)
         else:
             was_training = self.teacher.training
             self.teacher.eval()
-            user, item, _ = as_output(self.teacher(graph))
-            self.teacher.train(was_training)
+            try:
+                output = as_output(self.teacher(graph))
+            finally:
+                self.teacher.train(was_training)
+            self._check_output(output)
+            user, item, _ = output
         return as_scored(user, self.score), as_scored(item, self.score)
 
     def embeddings(self, model: str = 'student') -> tuple[Tensor, Tensor]:
@@ -584,9 +649,13 @@ class PromptMMDistiller(torch.nn.Module):
             model (str, optional): :obj:`"student"` or :obj:`"teacher"`.
                 (default: :obj:`"student"`)
         """
+        user, item = self._embeddings(model)
+        return user.clone(), item.clone()
+
+    def _embeddings(self, model: str) -> tuple[Tensor, Tensor]:
         check_choice('model', model, MODELS)
         versions = self._versions(model)
-        if model in self._final and self._final[model][0] in (versions, None):
+        if model in self._final and self._final[model][0] == versions:
             user, item = self._final[model][1]
             if user.device != self.device:
                 user, item = user.to(self.device), item.to(self.device)
@@ -629,16 +698,18 @@ class PromptMMDistiller(torch.nn.Module):
         check_k(k, view.num_items)
         positives = held_out(view)
         if self._is_training_graph(view):
-            user, item = self.embeddings(model)
+            user, item = self._embeddings(model)
         else:
-            if model == 'teacher' and isinstance(self.teacher,
-                                                 MultimodalTeacher):
-                if not self.teacher.features and model in self._final:
+            if (model == 'teacher'
+                    and isinstance(self.teacher, MultimodalTeacher)
+                    and not self.teacher.features):
+                if model in self._final:
                     raise ValueError(
                         "The loaded teacher has no item features and can be "
                         "evaluated on its training graph alone: call "
                         "'prepare(train_data)' first")
-                self._give_features(self._read(data, need_features=True))
+                self._give_features(self._read(data, need_features=True,
+                                               check_finite=True))
             graph = UserItemGraph(view.edge_index, view.num_users,
                                   view.num_items)
             user, item = self._embed(model, graph.to(self.device))
@@ -671,7 +742,7 @@ class PromptMMDistiller(torch.nn.Module):
             user with fewer items left, the rest are item -1 with score
             :math:`-\infty`.
         """
-        user, item = self.embeddings(model)
+        user, item = self._embeddings(model)
         known = self._known if data is None else self._read(data).edge_index
         return recommend(user, item, user_ids, k, known, batch_size)
 
@@ -685,7 +756,7 @@ class PromptMMDistiller(torch.nn.Module):
             model (str, optional): :obj:`"student"` or :obj:`"teacher"`.
                 (default: :obj:`"student"`)
         """
-        user, item = self.embeddings(model)
+        user, item = self._embeddings(model)
         user_ids = check_ids('user_ids', user_ids, user.size(0), 'user')
         item_ids = check_ids('item_ids', item_ids, item.size(0), 'item')
         if user_ids.shape != item_ids.shape:
@@ -706,13 +777,14 @@ class PromptMMDistiller(torch.nn.Module):
         Args:
             path (str): The file.
         """
+        check_path('path', path)
         if self._graph is None or self._known is None:
             raise ValueError("There is nothing to recommend from yet: call "
                              "'fit' before 'save'")
         finals = {}
         for model in MODELS:
             if model == 'student' or self.teacher is not None:
-                finals[model] = self.embeddings(model)
+                finals[model] = self._embeddings(model)
             elif model in self._final:
                 finals[model] = self._final[model][1]
         write_distiller(path, self, self._graph.edge_index, self._known,
@@ -732,12 +804,17 @@ class PromptMMDistiller(torch.nn.Module):
                 (default: :obj:`None`)
         """
         parts = read_distiller(path, teacher)
-        out = cls(parts.teacher, parts.student, parts.prompt,
-                  edge_type=parts.edge_type, modalities=parts.modalities,
-                  **parts.settings)
+        try:
+            out = cls(parts.teacher, parts.student, parts.prompt,
+                      edge_type=parts.edge_type, modalities=parts.modalities,
+                      **parts.settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"'path' {str(path)!r} is damaged: "
+                             f"{error}") from error
         for key, layer in parts.projections.items():
             out.projections[key] = layer
         out._graph, out._known = parts.graph, parts.known
+        out._teacher_state = parts.teacher_state
         for model, embeddings in parts.finals.items():
             out._final[model] = (out._versions(model), embeddings)
         return out
@@ -748,3 +825,62 @@ class PromptMMDistiller(torch.nn.Module):
                 f'  student={self.student},\n'
                 f'  prompt={self.prompt},\n'
                 f'  objective={self.objective},\n)')
+
+
+def _reset(module: torch.nn.Module) -> None:
+    reset = getattr(module, 'reset_parameters', None)
+    if reset is not None:
+        reset()
+        return
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if own:
+        warnings.warn(
+            f"'{type(module).__name__}' has no 'reset_parameters': its "
+            f"parameters {own} stay as they are", stacklevel=3)
+    for child in module.children():
+        _reset(child)
+
+
+def _has_statistics(teacher: MultimodalTeacher) -> bool:
+    return all(
+        bool(teacher.reduction(name).num_items > 0)
+        for name in teacher.modalities)
+
+
+def _inject(prompt: SoftPrompt, teacher: MultimodalTeacher) -> None:
+    r"""Puts another prompt into a teacher, whose statistics depend on it."""
+    width = teacher.reduction(teacher.modalities[0]).prompt_channels
+    have = (prompt.num_items, prompt.channels)
+    if have != (teacher.num_items, width):
+        raise ValueError(f"'prompt' must be of {teacher.num_items} items and "
+                         f"{width} channels, as the teacher (got {have[0]} "
+                         f"and {have[1]})")
+    teacher.prompt = prompt
+    if teacher.features and prompt.is_affine:
+        standardize = any(
+            bool((teacher.reduction(name).scale != 1.0).any())
+            for name in teacher.modalities)
+        teacher.set_features(teacher.features, teacher.masks,
+                             standardize=standardize)
+
+
+def _checkpoint(path: Any, resume: bool) -> dict[str, Any] | None:
+    check_bool('resume', resume)
+    if path is not None:
+        check_path('checkpoint', path)
+    elif resume:
+        raise ValueError("'resume=True' needs 'checkpoint=path'")
+    return load_checkpoint(path) if resume else None
+
+
+def _cut_off(metric: str, num_items: int) -> int:
+    name, _, cut = str(metric).partition('@')
+    if name not in ('recall', 'ndcg') or not cut.isdecimal():
+        raise ValueError(f"'metric' must be 'recall@K' or 'ndcg@K' (got "
+                         f"{metric!r})")
+    if metric == _METRIC:  # The default works for small catalogues too.
+        return min(int(cut), num_items)
+    if not 1 <= int(cut) <= num_items:
+        raise ValueError(f"'metric' must have a cut-off from 1 to the "
+                         f"{num_items} items (got {metric!r})")
+    return int(cut)

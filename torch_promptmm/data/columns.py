@@ -36,12 +36,14 @@ def read_ids(
     pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     column = table.columns[role]
     if not isinstance(column, pa.ChunkedArray):
-        rows, values = column.factorize()
-        return rows.astype(np.int64), IdMap(list(values))
+        return _factorise(column)
     if pa.types.is_floating(column.type):
         column = _whole_numbers(column, pa, pc)
     if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
+        try:
+            column = column.dictionary_encode()
+        except pa.ArrowNotImplementedError:  # Such as UUIDs.
+            return _factorise(column.to_pandas())
     # Arrow numbers each chunk by itself: one numbering for all of them.
     column = column.unify_dictionaries().combine_chunks()
     if isinstance(column, pa.ChunkedArray):
@@ -65,6 +67,11 @@ def read_ids(
     if pa.types.is_integer(ids.type):
         return rows, IdMap(ids.to_numpy(zero_copy_only=False).tolist())
     return rows, IdMap(ids.to_pylist())
+
+
+def _factorise(column: Any) -> tuple[np.ndarray, IdMap]:
+    rows, values = column.factorize()
+    return rows.astype(np.int64), IdMap(list(values))
 
 
 def _is_integer(text: str) -> bool:

@@ -123,15 +123,17 @@ def diagnose(
 
 def _raise_undecodable(path: str, encoding: str) -> NoReturn:
     with open_bytes(path) as raw:
-        for number, line in enumerate(raw, start=1):
-            try:
+        number, line = 0, b''
+        try:
+            for number, line in enumerate(raw, start=1):  # noqa: B007
                 line.decode(encoding)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: byte 0x{line[error.start]:02x} "
-                    f"at position {error.start + 1} is not {encoding}; "
-                    f"convert the file, or name its encoding, such as "
-                    f"encoding='latin-1' (a file in two encodings has to be "
-                    f"repaired first)") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: byte 0x{line[error.start]:02x} at "
+                f"position {error.start + 1} is not {encoding}; convert the "
+                f"file, or name its encoding, such as encoding='latin-1' (a "
+                f"file in two encodings has to be repaired first)") from None
+        except BROKEN as error:
+            raise_broken(path, error)
     raise ValueError(f"{path}: not {encoding}; name its encoding, such as "
                      f"encoding='latin-1'")

@@ -241,16 +241,35 @@ def _arrange(
             out[part][mask[part]] = matrix[rows[part][mask[part]]]
         feature = torch.from_numpy(out)
 
-    broken = _not_finite(feature)
-    broken &= torch.from_numpy(mask)
+    return mask_broken(feature, torch.from_numpy(mask), name, where, report)
+
+
+def mask_broken(
+    feature: Tensor,
+    mask: Tensor,
+    name: str,
+    where: str,
+    report: Report,
+) -> tuple[Tensor, Tensor]:
+    r"""Takes rows with NaN or infinite entries for missing.
+
+    Args:
+        feature (torch.Tensor): The features :math:`[I, d_m]`; left as they
+            are.
+        mask (torch.Tensor): The items that have one :math:`[I]`.
+        name (str): The name of the modality.
+        where (str): How a warning calls the source.
+        report (Report): Where repairs are noted.
+    """
+    broken = _not_finite(feature) & mask
     if bool(broken.any()):
         report.repair(int(broken.sum()),
                       f"rows of '{name}' ({where}) have NaN or infinite "
-                      f"entries and count as missing", 4)
+                      f"entries and count as missing", 5)
         feature = feature.clone()
         feature[broken] = 0
-        mask = mask & ~broken.numpy()
-    return feature, torch.from_numpy(mask)
+        mask = mask & ~broken
+    return feature, mask
 
 
 def _not_finite(feature: Tensor) -> Tensor:

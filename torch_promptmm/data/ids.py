@@ -46,7 +46,8 @@ class IdMap:
             self._array = np.array(values, dtype=np.int64)
         else:
             self._array = np.empty(len(values), dtype=object)
-            self._array[:] = values
+            for i, x in enumerate(values):  # At once, tuples would spread.
+                self._array[i] = x
         self._rows: dict[Hashable, int] | None = None
         self._check_unique()
 

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from torch_geometric.data import HeteroData
 
+from .assemble import assemble
 from .columns import read_ids, read_ratings, read_times
 from .contract import DEFAULT_EDGE_TYPE, EdgeType
-from .ids import IdMap, set_ids
-from .interactions import from_interactions
+from .ids import IdMap
 from .report import Report
-from .tables import Column, Table, TextFormat, read_table
+from .tables import Column, TextFormat, read_table
 
 
 def read_interactions(
@@ -124,41 +122,28 @@ def read_interactions(
         TextFormat(sep, encoding, header, quote, decimal))
     report = Report()
 
-    user_row, user_map = read_ids(table, 'user', id_type, report)
-    item_row, item_map = read_ids(table, 'item', id_type, report)
+    users, items = _to_map(users), _to_map(items)
+    user_row, user_map = read_ids(table, 'user', _type(id_type, users),
+                                  report)
+    item_row, item_map = read_ids(table, 'item', _type(id_type, items),
+                                  report)
     stars = read_ratings(table)
     times = read_times(table, time_unit, time_format, report)
-    keep = np.ones(len(user_row), dtype=bool)
-    for name, missing in [
-        ('a user', user_row < 0),
-        ('an item', item_row < 0),
-        ('a rating', None if stars is None else ~np.isfinite(stars)),
-        ('a time', None if times is None else times[1]),
-    ]:
-        if missing is not None:
-            report.repair(int((missing & keep).sum()),
-                          f'rows of {table.where} without {name} were left '
-                          f'out')
-            keep &= ~missing
-
-    rows = [user_row, item_row, stars, None if times is None else times[0]]
-    if not keep.all():
-        rows = [None if x is None else x[keep] for x in rows]
-    del user_row, item_row, stars, times, keep
-    rows = _latest(rows, len(item_map), table.where, report)
-    if min_rating is not None and rows[2] is not None:
-        good = rows[2] >= min_rating
-        report.note(int((~good).sum()),
-                    f'interactions rated below {min_rating:g} were left out')
-        rows = [None if x is None else x[good] for x in rows]
-
-    maps = [user_map, item_map]
-    for end, given in enumerate([users, items]):
-        rows, maps[end] = _renumber(rows, end, maps[end], given, unknown,
-                                    table, report)
-    if len(rows[0]) == 0:
-        raise ValueError(f'{table.where}: no interaction is left ({report})')
-    return _graph(rows, maps, edge_type, report)
+    missing = None if times is None else times[1]
+    where = table.where
+    del table  # Its columns are read, and may be large.
+    return assemble(
+        [user_row, item_row, stars, None if times is None else times[0]],
+        [user_map, item_map],
+        where,
+        report,
+        missing_time=missing,
+        min_rating=min_rating,
+        users=users,
+        items=items,
+        unknown=unknown,
+        edge_type=edge_type,
+    )
 
 
 # Private ######################################################################
@@ -181,88 +166,11 @@ def _check_arguments(
                          f"{id_type!r})")
 
 
-def _latest(
-    rows: list[Any],
-    num_items: int,
-    where: str,
-    report: Report,
-) -> list[Any]:
-    r"""Sorts rows by (user, item) and keeps the latest of equal ones."""
-    key = rows[0].astype(np.int64) * num_items + rows[1]
-    if rows[2] is None and rows[3] is None:
-        unique = np.unique(key)  # Nothing hangs on which one stays.
-        report.repair(len(key) - len(unique),
-                      f'repeated interactions of {where} were left out', 4)
-        return [unique // num_items, unique % num_items, None, None]
-    if (rows[3] is not None and len(key) > 1
-            and not bool((rows[3][1:] >= rows[3][:-1]).all())):
-        order = np.argsort(rows[3], kind='stable')
-        order = order[np.argsort(key[order], kind='stable')]
-    else:
-        order = np.argsort(key, kind='stable')
-    key = key[order]
-    last = np.ones(len(key), dtype=bool)
-    last[:-1] = key[1:] != key[:-1]
-    report.repair(int((~last).sum()),
-                  f'repeated interactions of {where} were left out', 4)
-    order = order[last]
-    return [None if x is None else x[order] for x in rows]
+def _to_map(ids: Any) -> IdMap | None:
+    return ids if ids is None or isinstance(ids, IdMap) else IdMap(ids)
 
 
-def _renumber(
-    rows: list[Any],
-    end: int,
-    ids: IdMap,
-    given: Any,
-    unknown: str,
-    table: Table,
-    report: Report,
-) -> tuple[list[Any], IdMap]:
-    r"""Gives users or items their final rows."""
-    kind = ('user', 'item')[end]
-    used = np.bincount(rows[end], minlength=len(ids)) > 0
-    if given is None:
-        if used.all():
-            return rows, ids
-        new = np.cumsum(used) - 1
-        rows[end] = new[rows[end]]
-        return rows, ids.subset(np.flatnonzero(used))
-    given = given if isinstance(given, IdMap) else IdMap(given)
-    new = given.encode(ids, unknown='mark').numpy()
-    lost = used & (new < 0)
-    if lost.any() and unknown == 'error':
-        raise ValueError(
-            f"{table.where}: {int(lost.sum())} {kind} ids, such as "
-            f"{ids[int(np.flatnonzero(lost)[0])]!r}, are not among "
-            f"'{kind}s'; add them, or pass unknown='drop'")
-    row = new[rows[end]]
-    keep = row >= 0
-    report.note(int((~keep).sum()),
-                f'interactions of {int(lost.sum())} unknown {kind}s were '
-                f'left out')
-    rows[end] = row
-    return [None if x is None else x[keep] for x in rows], given
-
-
-def _graph(
-    rows: list[Any],
-    maps: list[IdMap],
-    edge_type: EdgeType,
-    report: Report,
-) -> HeteroData:
-    # The contract sorts by (user, item); ratings and times go along.
-    key = rows[0].astype(np.int64) * len(maps[1]) + rows[1]
-    if not bool((key[1:] > key[:-1]).all()):
-        order = np.argsort(key)
-        rows = [None if x is None else x[order] for x in rows]
-    edge_index = torch.empty(2, len(rows[0]), dtype=torch.long)
-    edge_index[0] = torch.from_numpy(rows[0])
-    edge_index[1] = torch.from_numpy(rows[1])
-    data = from_interactions(edge_index, None, len(maps[0]), len(maps[1]),
-                             edge_type=edge_type)
-    if rows[2] is not None:
-        data[edge_type].rating = torch.from_numpy(rows[2]).float()
-    if rows[3] is not None:
-        data[edge_type].time = torch.from_numpy(rows[3])
-    data.report = report
-    return set_ids(data, *maps, edge_type=edge_type)
+def _type(id_type: str, given: IdMap | None) -> str:
+    r"""Where all ids are given as text, those of the table are text too."""
+    is_text = id_type == 'auto' and given is not None and given.kind == 'str'
+    return 'str' if is_text else id_type

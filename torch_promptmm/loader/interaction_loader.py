@@ -171,25 +171,28 @@ class InteractionLoader:
 
     def _shared(self, user: Tensor, num: int) -> tuple[Tensor, Tensor]:
         num = min(num, self.num_candidates)
-        mask = torch.ones(user.numel(), num, dtype=torch.bool,
-                          device=self.device)
         if num == 0:
-            return user.new_empty(0), mask
+            return user.new_empty(0), torch.empty(
+                user.numel(), 0, dtype=torch.bool, device=self.device)
         shared = torch.randperm(self.num_candidates, device=self.device)[:num]
         if self._candidates is not None:
             shared = self._candidates[shared]
         column = shared.new_full((self.num_items, ), -1)
         column[shared] = torch.arange(num, device=self.device)
-        # Scans the known items of the batch's users alone.
-        degree = self._degree[user]
-        end = degree.cumsum(0)
-        row = torch.repeat_interleave(degree)
-        index = (self._start[user] - end + degree).repeat_interleave(degree)
+        # Scans the known items of the batch's users alone, each user once:
+        # users with many interactions are in a batch many times.
+        distinct, back = user.unique(return_inverse=True)
+        degree = self._degree[distinct]
+        first = self._start[distinct] - degree.cumsum(0) + degree
+        index = first.repeat_interleave(degree)
         index += torch.arange(index.numel(), device=self.device)
         column = column[self._known_item[index]]
         hit = (column >= 0).nonzero().view(-1)
-        mask[row[hit], column[hit]] = False
-        return shared, mask
+        row = torch.repeat_interleave(degree)[hit]
+        mask = torch.ones(distinct.numel(), num, dtype=torch.bool,
+                          device=self.device)
+        mask[row, column[hit]] = False
+        return shared, mask[back]
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.positives.size(1)} '

@@ -20,6 +20,7 @@ from torch_promptmm.nn.graph import UserItemGraph
 # iteration reads the features a few times more.
 _EXACT_WIDTH = 1024
 _OVERSAMPLING, _NUM_ITERATIONS = 16, 5
+_BLOCK_SIZE = 2**20  # Elements of a block that is standardised.
 # Components with less than this share of the largest variance are noise.
 _NEGLIGIBLE = 1e-6
 _GRAPH_CANDIDATES = 128
@@ -27,7 +28,8 @@ _GRAPH_CANDIDATES = 128
 
 def modality_key(name: str) -> str:
     r"""The name under which a modality's module is registered."""
-    return 'modality_' + name.replace('.', '_dot_')
+    # A module's name has no dot; the mapping stays one to one.
+    return 'modality_' + name.replace('%', '%25').replace('.', '%2E')
 
 
 class FeatureProjection(torch.nn.Module):
@@ -39,6 +41,9 @@ class FeatureProjection(torch.nn.Module):
         weight (torch.Tensor): :math:`\mathbf{V}` :math:`(d_m, d)`.
         offset (torch.Tensor): :math:`\mathbf{v}` :math:`(d)`.
     """
+    weight: Tensor
+    offset: Tensor
+
     def __init__(self, weight: Tensor, offset: Tensor) -> None:
         super().__init__()
         self.register_buffer('weight', weight)
@@ -61,11 +66,17 @@ class _Standardised:
             self.parts.append((name, x, mask, column_statistics(x, mask)))
         self.widths = [x.size(1) for x in features.values()]
         self.num_rows = next(iter(features.values())).size(0)
+        # Rows without any of the modalities take no part in variances.
+        present = torch.zeros(self.num_rows, dtype=torch.bool)
+        for name in features:
+            mask = masks.get(name)
+            present |= True if mask is None else mask.cpu()
+        self.num_present = max(int(present.sum()), 1)
 
     def matmul(self, weight: Tensor) -> Tensor:
         out = weight.new_zeros(self.num_rows, weight.size(1))
         for (_, x, mask, (mean, scale)), part in zip(
-                self.parts, weight.split(self.widths)):
+                self.parts, weight.split(self.widths), strict=True):
             part = scale.view(-1, 1) * part
             out += masked_rows(features_matmul(x, part) - mean @ part, mask)
         return out
@@ -78,20 +89,28 @@ class _Standardised:
             outs.append((out - torch.outer(part.sum(0), mean)) * scale)
         return torch.cat(outs, dim=1).t()
 
+    def covariance(self) -> Tensor:
+        r"""Returns the covariance :math:`(D, D)` in double precision."""
+        width = sum(self.widths)
+        out = torch.zeros(width, width, dtype=torch.double)
+        step = max(1, _BLOCK_SIZE // width)
+        for start in range(0, self.num_rows, step):
+            rows = slice(start, start + step)
+            block = torch.cat([
+                masked_rows((x[rows].to(mean) - mean) * scale,
+                            None if mask is None else mask[rows])
+                for _, x, mask, (mean, scale) in self.parts
+            ], dim=1)
+            out += block.t() @ block
+        return out / self.num_present
+
     def leading(self, channels: int) -> tuple[Tensor, Tensor]:
         r"""Returns the leading eigenvectors of the covariance :math:`(D,
         k)` and their variances :math:`(k)`, largest first; :math:`k` is
         smaller than :obj:`channels` where there are not so many."""
         width = sum(self.widths)
         if width <= _EXACT_WIDTH:
-            covariance = torch.zeros(width, width, dtype=torch.double)
-            step = 256
-            for start in range(0, width, step):
-                eye = torch.eye(width)[:, start:start + step]
-                covariance[:, start:start + step] = self.t_matmul(
-                    self.matmul(eye)).double()
-            value, vector = torch.linalg.eigh(
-                (covariance + covariance.t()) / (2 * self.num_rows))
+            value, vector = torch.linalg.eigh(self.covariance())
         else:
             generator = torch.Generator().manual_seed(0)
             size = min(channels + _OVERSAMPLING, width)
@@ -102,7 +121,7 @@ class _Standardised:
             basis = torch.linalg.qr(basis).Q
             inner = self.matmul(basis).double()
             value, vector = torch.linalg.eigh(
-                inner.t() @ inner / self.num_rows)
+                inner.t() @ inner / self.num_present)
             vector = basis.double() @ vector
         value, vector = value.flip(0)[:channels], vector.flip(1)[:, :channels]
         kept = (value > _NEGLIGIBLE * value.max().clamp(min=1e-30)).sum()
@@ -115,7 +134,7 @@ class _Standardised:
         standardised features into one projection a modality."""
         out = {}
         for (name, _, _, (mean, scale)), part in zip(
-                self.parts, weight.split(self.widths)):
+                self.parts, weight.split(self.widths), strict=True):
             part = scale.view(-1, 1) * part
             out[name] = FeatureProjection(part, mean @ part)
         return out
@@ -157,6 +176,9 @@ def graph_projections(
     items share with *other* items of the same users.
     """
     operator = _Standardised(features, masks)
+    if graph.num_items != operator.num_rows:
+        raise ValueError(f"'graph' has {graph.num_items} items, but the "
+                         f"features have {operator.num_rows} rows")
     vector, value = operator.leading(max(_GRAPH_CANDIDATES, channels))
     whitening = vector * value.rsqrt()
     z = operator.matmul(whitening)

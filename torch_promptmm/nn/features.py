@@ -7,13 +7,13 @@ and moved one by one, forward and backward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_matrix
+from torch_promptmm.checks import check_mask, check_matrix
 
 _BLOCK_SIZE = 2**22  # Elements of a block: 16 MiB in single precision.
 
@@ -75,10 +75,24 @@ def features_t_matmul(x: Tensor, y: Tensor) -> Tensor:
     return _TMatMul.apply(x, y)
 
 
+def checked_masks(masks: Mapping[str, Tensor] | None,
+                  sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    r"""Returns the masks of some modalities, of which :obj:`sizes` are the
+    numbers of rows."""
+    out = dict(masks or {})
+    for name, mask in out.items():
+        if name not in sizes:
+            raise ValueError(f"'masks' has {name!r}, but the modalities are "
+                             f"{list(sizes)}")
+        check_mask(f'masks[{name!r}]', mask, sizes[name])
+    return out
+
+
 def masked_rows(x: Tensor, mask: Tensor | None) -> Tensor:
     r"""Sets the rows to zero where :obj:`mask` is :obj:`False`."""
     if mask is None:
         return x
+    check_mask('mask', mask, x.size(0))
     return torch.where(mask.to(x.device).view(-1, 1), x, 0.0)
 
 
@@ -103,12 +117,16 @@ def column_statistics(x: Tensor, mask: Tensor | None = None,
             type of this tensor. (default: CPU, single precision)
     """
     check_matrix('x', x)
+    if mask is not None:
+        check_mask('mask', mask, x.size(0))
     like = torch.empty(0) if like is None else like
+    # Squares leave the range of half precision.
+    wide = like.to(torch.promote_types(like.dtype, torch.float))
     count, origin = 0, None
     total = square = torch.zeros((), dtype=torch.double)
     step = max(1, _BLOCK_SIZE // max(x.size(1), 1))
     for start in range(0, x.size(0), step):
-        block = x[start:start + step].to(like.device, like.dtype)
+        block = x[start:start + step].to(wide.device, wide.dtype)
         if mask is not None:
             block = block[mask[start:start + step].to(like.device)]
         if block.size(0) == 0:

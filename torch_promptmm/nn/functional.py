@@ -17,7 +17,9 @@ def unit_rows(x: Tensor) -> Tensor:
         - **input:** :math:`(*, d)`
         - **output:** :math:`(*, d)`
     """
-    square = x.square().sum(dim=-1, keepdim=True)
-    positive = square > torch.finfo(x.dtype).tiny
+    # In half precision squares above 65,504 are infinite.
+    wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+    square = wide.square().sum(dim=-1, keepdim=True)
+    positive = square > torch.finfo(wide.dtype).tiny
     inverse = torch.where(positive, square, 1.0).rsqrt()
-    return x * torch.where(positive, inverse, 0.0)
+    return (wide * torch.where(positive, inverse, 0.0)).to(x.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor
 
 from torch_promptmm.checks import check_int
@@ -32,6 +33,9 @@ class CSRMatrix:
             warnings.simplefilter('ignore', UserWarning)
             self.tensor = torch.sparse_csr_tensor(
                 crow, col, value, size=self.shape, check_invariants=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # `tensor` cannot be copied.
+        return type(self), (self.crow, self.col, self.value, self.shape[1])
 
     @property
     def nnz(self) -> int:
@@ -118,7 +122,8 @@ class UserItemGraph:
             :class:`torch_sparse.SparseTensor` of shape
             :math:`(|\mathcal{U}|, |\mathcal{I}|)`. Values of the sparse
             forms are edge weights. Repeated edges count as often as they
-            are there, as in PyG.
+            are there, as in PyG. Weights are constants: they get no
+            gradient.
         num_users (int, optional): The number of users. Sparse matrices have
             it in their shape. (default: :obj:`None`)
         num_items (int, optional): The number of items.
@@ -126,11 +131,15 @@ class UserItemGraph:
         edge_weight (torch.Tensor, optional): Non-negative weights
             :math:`(|\mathcal{E}|)` of a :math:`(2, |\mathcal{E}|)`
             :obj:`edge_index`. (default: :obj:`None`)
+        dtype (torch.dtype, optional): The type of the normalised values,
+            which are computed in double precision.
+            (default: :meth:`torch.get_default_dtype`)
 
     Raises:
         TypeError: If :obj:`edge_index` is not an adjacency.
         ValueError: If its shape is not :math:`(2, |\mathcal{E}|)` or
-            :math:`(|\mathcal{U}|, |\mathcal{I}|)`, or an id is out of range.
+            :math:`(|\mathcal{U}|, |\mathcal{I}|)`, an id is out of range, or
+            a weight is negative or not finite.
     """
     def __init__(
         self,
@@ -138,20 +147,27 @@ class UserItemGraph:
         num_users: int | None = None,
         num_items: int | None = None,
         edge_weight: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if num_users is not None:
             num_users = check_int('num_users', num_users, 1)
         if num_items is not None:
             num_items = check_int('num_items', num_items, 1)
+        if isinstance(edge_index, EdgeIndex):
+            sizes = edge_index.sparse_size()
+            num_users = sizes[0] if num_users is None else num_users
+            num_items = sizes[1] if num_items is None else num_items
         row, col, weight, size = _to_coo(edge_index, edge_weight)
         if size is not None:
             want = (num_users or size[0], num_items or size[1])
             if size != want:
-                hint = (" It looks transposed: rows are users, columns are "
-                        "items" if size == want[::-1] else "")
+                hint = ''
+                if size == want[::-1]:
+                    hint = ('. It looks transposed: rows are users, columns '
+                            'are items')
                 raise ValueError(f"'edge_index' must be of shape [num_users, "
                                  f"num_items] = {list(want)} (got "
-                                 f"{list(size)}).{hint}")
+                                 f"{list(size)}){hint}")
             num_users, num_items = size
         if num_users is None:
             num_users = int(row.max()) + 1 if row.numel() > 0 else 1
@@ -169,7 +185,12 @@ class UserItemGraph:
 
         self.num_users, self.num_items = num_users, num_items
         if weight is None:
-            weight = torch.ones(row.numel(), device=row.device)
+            weight = torch.ones(row.numel(), dtype=torch.double,
+                                device=row.device)
+        elif not bool((weight.isfinite() & (weight >= 0)).all()):
+            raise ValueError(f"Edge weights must be finite and not negative "
+                             f"(got values from {float(weight.min())} to "
+                             f"{float(weight.max())})")
         degree_user = weight.new_zeros(num_users).index_add_(0, row, weight)
         degree_item = weight.new_zeros(num_items).index_add_(0, col, weight)
         norm_user, norm_item = [
@@ -177,6 +198,7 @@ class UserItemGraph:
             for degree in (degree_user, degree_item)
         ]
         value = norm_user[row] * weight * norm_item[col]
+        value = value.to(dtype or torch.get_default_dtype())
         self.user_item = _compress(row, col, value, num_users, num_items)
         self.item_user = _compress(col, row, value, num_items, num_users)
 
@@ -232,16 +254,21 @@ def _to_coo(
     weight: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int] | None]:
     r"""Returns users, items, weights and, for matrices, the shape."""
+    is_sparse = isinstance(adj, SparseTensor) or (
+        isinstance(adj, Tensor) and adj.layout != torch.strided)
+    if is_sparse and weight is not None:
+        raise ValueError("'edge_weight' is for a [2, num_edges] 'edge_index'; "
+                         "the values of a sparse matrix are its weights")
     if isinstance(adj, SparseTensor):
         row, col, value = adj.coo()
         size = (adj.size(0), adj.size(1))
-        return row, col, None if value is None else value.float(), size
+        return row, col, _constant(value), size
     if not isinstance(adj, Tensor):
         raise TypeError(
             f"'edge_index' must be a [2, num_edges] tensor, an EdgeIndex, a "
             f"torch.sparse or torch_sparse matrix of shape [num_users, "
             f"num_items], or a UserItemGraph (got '{type(adj).__name__}')")
-    if adj.layout != torch.strided:
+    if is_sparse:
         if adj.dim() != 2:
             raise ValueError(f"'edge_index' must be of shape [num_users, "
                              f"num_items] (got {list(adj.shape)})")
@@ -253,8 +280,8 @@ def _to_coo(
         else:
             coo = coo.coalesce()
             indices, value = coo.indices(), coo.values()
-        return indices[0], indices[1], value.float(), (adj.size(0),
-                                                       adj.size(1))
+        return indices[0], indices[1], _constant(value), (adj.size(0),
+                                                          adj.size(1))
     adj = adj.as_subclass(Tensor)
     if adj.dim() != 2 or adj.size(0) != 2:
         raise ValueError(f"'edge_index' must be of shape [2, num_edges] (got "
@@ -265,7 +292,11 @@ def _to_coo(
         raise ValueError(f"'edge_weight' must be of shape [{adj.size(1)}] "
                          f"(got {list(weight.shape)})")
     adj = adj.long()
-    return adj[0], adj[1], None if weight is None else weight.float(), None
+    return adj[0], adj[1], _constant(weight), None
+
+
+def _constant(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.detach().double()
 
 
 def as_graph(
@@ -283,7 +314,7 @@ def as_graph(
             :obj:`num_items`.
     """
     if not isinstance(graph, UserItemGraph):
-        graph = UserItemGraph(graph, num_users, num_items)
+        graph = UserItemGraph(graph, num_users, num_items, dtype=dtype)
     elif (graph.num_users, graph.num_items) != (num_users, num_items):
         raise ValueError(f"'graph' must have {num_users} users and "
                          f"{num_items} items (got {graph})")

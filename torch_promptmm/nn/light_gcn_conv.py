@@ -78,9 +78,13 @@ class LightGCNConv(torch.nn.Module):
         if x_item is None:
             raise ValueError("'x' has no item features (got None)")
         if x_user is None and not isinstance(graph, UserItemGraph):
-            graph = UserItemGraph(graph, None, x_item.size(0))
-        num_users = (graph.num_users if x_user is None else
-                     x_user.size(0))  # type: ignore[union-attr]
+            graph = UserItemGraph(graph, None, x_item.size(0),
+                                  dtype=x_item.dtype)
+        if x_user is not None:
+            num_users = x_user.size(0)
+        else:
+            assert isinstance(graph, UserItemGraph)
+            num_users = graph.num_users
         graph = as_graph(graph, num_users, x_item.size(0), x_item.device,
                          x_item.dtype)
         return propagate(graph, x_user, x_item, self.weights, user_id,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import (
     check_choice,
@@ -17,6 +18,7 @@ from torch_promptmm.nn.components import (
     modality_key,
     pca_projections,
 )
+from torch_promptmm.nn.features import checked_masks
 from torch_promptmm.nn.graph import UserItemGraph
 
 
@@ -53,6 +55,10 @@ class SoftPrompt(torch.nn.Module):
     Shapes:
         - **output:** the prompt :math:`(|\mathcal{I}|, d)`
     """
+    basis: Tensor
+    shift: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         basis: Tensor,
@@ -76,14 +82,15 @@ class SoftPrompt(torch.nn.Module):
             modality_key(name): projection
             for name, projection in (projections or {}).items()
         })
-        self.weight = Parameter(torch.empty(channels, channels))
-        self.bias = Parameter(torch.empty(channels))
+        self.weight = Parameter(basis.new_empty(channels, channels))
+        self.bias = Parameter(basis.new_empty(channels))
         self.hidden = torch.nn.Sequential()
-        for _ in range(num_layers - 1):
-            self.hidden.append(torch.nn.Linear(channels, channels))
-            self.hidden.append(torch.nn.GELU())
-        if num_layers > 1:
-            self.hidden.append(torch.nn.Linear(channels, channels))
+        for layer in range(num_layers if num_layers > 1 else 0):
+            if layer > 0:
+                self.hidden.append(torch.nn.GELU())
+            self.hidden.append(
+                torch.nn.Linear(channels, channels, device=basis.device,
+                                dtype=basis.dtype))
         self.reset_parameters()
 
     @classmethod
@@ -93,7 +100,7 @@ class SoftPrompt(torch.nn.Module):
         channels: int,
         method: str = 'pca',
         masks: Mapping[str, Tensor] | None = None,
-        graph: UserItemGraph | None = None,
+        graph: Adj | UserItemGraph | None = None,
         num_layers: int = 1,
     ) -> SoftPrompt:
         r"""Builds the prompt from the features of all items.
@@ -112,8 +119,9 @@ class SoftPrompt(torch.nn.Module):
                 (default: :obj:`"pca"`)
             masks (dict, optional): For some modalities, True where the item
                 has it :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
-            graph (UserItemGraph, optional): The training interactions that
-                :obj:`"graph"` needs. (default: :obj:`None`)
+            graph (torch.Tensor or SparseTensor or UserItemGraph, optional):
+                The training interactions that :obj:`"graph"` needs.
+                (default: :obj:`None`)
             num_layers (int, optional): See :class:`SoftPrompt`.
                 (default: :obj:`1`)
         """
@@ -128,13 +136,15 @@ class SoftPrompt(torch.nn.Module):
                              f"every modality (got rows {sizes})")
         check_int('channels', channels, 1)
         check_choice('method', method, ('pca', 'graph'))
-        masks = dict(masks or {})
+        masks = checked_masks(masks, sizes)
         if method == 'pca':
             projections = pca_projections(features, masks, channels)
         elif graph is None:
             raise ValueError("method='graph' needs the training interactions: "
                              "pass 'graph=UserItemGraph(...)'")
         else:
+            if not isinstance(graph, UserItemGraph):
+                graph = UserItemGraph(graph, None, max(sizes.values()))
             projections = graph_projections(features, masks, channels, graph)
         mean = _mean_projection(projections, features, masks)
         shift = mean.mean(dim=0)
@@ -153,8 +163,8 @@ class SoftPrompt(torch.nn.Module):
             if isinstance(layer, torch.nn.Linear):
                 layer.reset_parameters()
         if len(self.hidden) > 0:
-            torch.nn.init.zeros_(self.hidden[-1].weight)
-            torch.nn.init.zeros_(self.hidden[-1].bias)
+            for parameter in self.hidden[-1].parameters():
+                torch.nn.init.zeros_(parameter)
 
     @property
     def is_affine(self) -> bool:
@@ -214,10 +224,12 @@ class SoftPrompt(torch.nn.Module):
 
 
 def _mean_projection(
-    projections: Mapping[str, FeatureProjection],
+    projections: Mapping[str, torch.nn.Module],
     features: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
 ) -> Tensor:
-    total = sum(projection(features[name], masks.get(name))
-                for name, projection in projections.items())
-    return total / len(projections)  # type: ignore[operator]
+    parts = [
+        projection(features[name], masks.get(name))
+        for name, projection in projections.items()
+    ]
+    return sum(parts[1:], parts[0]) / len(parts)

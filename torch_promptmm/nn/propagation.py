@@ -55,20 +55,33 @@ def propagate(
         The users' and the items' rows of :math:`\mathbf{Y}`, and, with
         :obj:`return_ego`, those of :math:`\mathbf{X}`.
     """
-    user_row, user_back = _distinct(user_id)
-    item_row, item_back = _distinct(item_id)
+    user_row, user_back = _distinct('user_id', user_id, graph.num_users)
+    item_row, item_back = _distinct('item_id', item_id, graph.num_items)
     out = _Propagation.apply(x_user, x_item, graph, tuple(weights), user_row,
                              item_row, return_ego)
     backs = (user_back, item_back) * (2 if return_ego else 1)
     return tuple(
         x if back is None or x is None else x.index_select(0, back)
-        for x, back in zip(out, backs))
+        for x, back in zip(out, backs, strict=True))
 
 
-def _distinct(index: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def _distinct(name: str, index: Tensor | None,
+              size: int) -> tuple[Tensor | None, Tensor | None]:
+    r"""Returns the distinct rows in order, and where each of :obj:`index` is
+    among them."""
     if index is None:
         return None, None
-    return torch.unique(index, return_inverse=True)
+    if index.dim() != 1 or index.dtype not in (torch.long, torch.int):
+        raise ValueError(f"'{name}' must be a one-dimensional tensor of "
+                         f"integers (got shape {list(index.shape)}, "
+                         f"{index.dtype})")
+    row, back = torch.unique(index, return_inverse=True)
+    if row.numel() > 0:
+        low, high = int(row[0]), int(row[-1])
+        if low < 0 or high >= size:
+            raise ValueError(f"'{name}' must be in [0, {size}) (got "
+                             f"{low if low < 0 else high})")
+    return row, back
 
 
 class _Propagation(torch.autograd.Function):
@@ -82,7 +95,8 @@ class _Propagation(torch.autograd.Function):
         ctx.has_user = x_user is not None
         ctx.set_materialize_grads(False)
 
-        h_user, h_item = x_user, x_item
+        h_user: Tensor | None = x_user
+        h_item: Tensor | None = x_item
         scale = weights[-1]
         for weight in weights[-2:0:-1]:
             h_user, h_item = (
@@ -94,7 +108,7 @@ class _Propagation(torch.autograd.Function):
         ego_user, ego_item = _rows(x_user, user_id), _rows(x_item, item_id)
         if len(weights) == 1:
             out_user = None if ego_user is None else scale * ego_user
-            out_item = scale * ego_item
+            out_item = None if ego_item is None else scale * ego_item
         else:
             out_user = _step(graph.user_item, h_item, ego_user, scale,
                              weights[0], user_id)
@@ -106,11 +120,11 @@ class _Propagation(torch.autograd.Function):
         if not return_ego:
             return out_user, out_item
         # Without rows, the inputs themselves would be returned.
-        return (out_user, out_item,
-                ego_user if ego_user is not x_user or x_user is None else
-                x_user.view_as(x_user),
-                ego_item if ego_item is not x_item else
-                x_item.view_as(x_item))
+        if x_user is not None and user_id is None:
+            ego_user = x_user.view_as(x_user)
+        if item_id is None:
+            ego_item = x_item.view_as(x_item)
+        return out_user, out_item, ego_user, ego_item
 
     @staticmethod
     @once_differentiable
@@ -182,6 +196,7 @@ def _step_back(matrix: CSRMatrix, grad: Tensor | None, col: Tensor | None,
             matrix = matrix.select_cols(col)
         else:
             grad = _scatter(grad, col, matrix.shape[1], 1.0)
+    assert grad is not None
     if add_row is None and add is not None and beta != 0.0:
         return matrix.matmul(grad, add, alpha, beta)
     out = matrix.matmul(grad, None, alpha)

@@ -21,6 +21,9 @@ from torch_promptmm.nn.features import (
 )
 
 
+_EPSILON = 1e-12  # Added to squared norms.
+
+
 class PromptContext(NamedTuple):
     r"""What a prompt does to a modality, independently of the rows.
 
@@ -74,6 +77,11 @@ class PromptedReduction(torch.nn.Module):
           :obj:`None`
         - **output:** reduced features :math:`(n, d)`
     """
+    mean: Tensor
+    scale: Tensor
+    gram: Tensor
+    num_items: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -130,19 +138,30 @@ class PromptedReduction(torch.nn.Module):
             mask (torch.Tensor, optional): True where the item has the
                 modality :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
             basis (torch.Tensor, optional): :math:`\mathbf{Z}`
-                :math:`(|\mathcal{I}|, d)`. (default: :obj:`None`)
+                :math:`(|\mathcal{I}|, d)`. Without it, :math:`\mathbf{G}`
+                is zero, and an affine prompt adds nothing.
+                (default: :obj:`None`)
             standardize (bool, optional): If :obj:`False`, :math:`\mu` and
                 :math:`\mathbf{D}` stay zero and one.
                 (default: :obj:`True`)
         """
         check_matrix('x', x, self.in_channels)
+        if basis is not None:
+            check_matrix('basis', basis, self.prompt_channels)
+            if basis.size(0) != x.size(0):
+                raise ValueError(f"'basis' must have a row for each of the "
+                                 f"{x.size(0)} items (got shape "
+                                 f"{list(basis.shape)})")
         if standardize:
             self.mean, self.scale = column_statistics(x, mask, self.mean)
         else:
             self.mean = torch.zeros_like(self.mean)
             self.scale = torch.ones_like(self.scale)
         self.num_items.fill_(x.size(0))
-        if basis is not None:
+        if basis is None:
+            self.gram = torch.zeros_like(self.gram)
+        else:
+            basis = basis.to(self.mean)
             one = basis.new_ones(basis.size(0), 1)
             self.gram = self._project(x, torch.cat([basis, one], 1), mask)
 
@@ -180,6 +199,10 @@ class PromptedReduction(torch.nn.Module):
         if int(self.num_items) == 0:
             raise ValueError("This reduction has no statistics yet: call "
                              "'fit_statistics(x, basis=...)' first")
+        if matrix.size(0) != self.gram.size(0):
+            raise ValueError(f"'matrix' must have {self.gram.size(0)} rows, "
+                             f"one more than the prompt is wide (got shape "
+                             f"{list(matrix.shape)})")
         return PromptContext(matrix.t() @ self.gram, int(self.num_items))
 
     def reduce(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -199,6 +222,37 @@ class PromptedReduction(torch.nn.Module):
             scale = scale / max(context.num_items, 1)
         return scale * (context.matrix @ self.weight)
 
+    def prompt_term(self, prompt: Tensor, context: PromptContext | None = None,
+                    y: Tensor | None = None) -> Tensor:
+        r"""Returns what the prompt adds, :math:`\lambda_1 \,
+        \textrm{norm}(\mathbf{P} \mathbf{P}^{\top} \hat{\mathbf{X}})
+        \mathbf{W}` :math:`(n, d)`.
+
+        Args:
+            prompt (torch.Tensor): The prompt of some rows :math:`(n, d)`.
+            context (PromptContext, optional): The context of the prompt.
+                (default: :obj:`None`)
+            y (torch.Tensor, optional): Where there is no context,
+                :meth:`reduce`'s result for all items; rows must not be
+                normalised then. (default: :obj:`None`)
+        """
+        if context is not None:
+            term = prompt @ self.prompt_matrix(context)
+        elif y is None or self.normalize == 'row':
+            raise ValueError(f"normalize={self.normalize!r} needs a "
+                             f"'context'")
+        else:
+            scale = self.prompt_weight
+            if self.normalize == 'size':
+                scale = scale / max(y.size(0), 1)
+            return prompt @ (scale * (prompt.t() @ y))
+        if self.normalize == 'row':
+            gram = context.matrix @ context.matrix.t()
+            square = ((prompt @ gram) * prompt).sum(dim=-1, keepdim=True)
+            # Rounding can make the square of a small norm negative.
+            term = term * (square.clamp(min=0.0) + _EPSILON).rsqrt()
+        return term
+
     def finish(self, y: Tensor, prompt: Tensor | None = None,
                context: PromptContext | None = None) -> Tensor:
         r"""Adds prompt, bias and dropout to :meth:`reduce`'s result.
@@ -214,20 +268,7 @@ class PromptedReduction(torch.nn.Module):
         """
         out = y
         if prompt is not None and self.prompt_weight > 0.0:
-            if context is not None:
-                term = prompt @ self.prompt_matrix(context)
-            else:
-                scale = self.prompt_weight
-                if self.normalize == 'size':
-                    scale = scale / max(y.size(0), 1)
-                term = prompt @ (scale * (prompt.t() @ y))
-            if self.normalize == 'row':
-                if context is None:
-                    raise ValueError("normalize='row' needs a 'context'")
-                gram = context.matrix @ context.matrix.t()
-                square = ((prompt @ gram) * prompt).sum(dim=-1, keepdim=True)
-                term = term * (square.clamp(min=0.0) + 1e-12).rsqrt()
-            out = out + term
+            out = out + self.prompt_term(prompt, context, y)
         out = out + self.bias
         return F.dropout(out, self.dropout, self.training)
 

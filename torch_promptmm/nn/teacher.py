@@ -9,12 +9,19 @@ from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_float, check_int, check_matrix
 from torch_promptmm.nn.components import modality_key
+from torch_promptmm.nn.features import checked_masks
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.light_gcn_student import LightGCNStudent
 from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
+
+
+class _ByReference(dict[str, Tensor]):
+    r"""Raw features, which copies of a module share."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> _ByReference:
+        return _ByReference(self)
 
 
 class TeacherOutput(NamedTuple):
@@ -113,18 +120,26 @@ class MultimodalTeacher(torch.nn.Module):
         share = 1.0 / (num_layers + 1)
         self.conv = LightGCNConv([share * self.self_weight] +
                                  [share] * num_layers)
-        self._features: dict[str, Tensor] = {}
-        self._masks: dict[str, Tensor] = {}
+        self._features = _ByReference()
+        self._masks = _ByReference()
         self.prompt = prompt
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'prompt':  # Assigned modules would become submodules.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def prompt(self) -> SoftPrompt | None:
         r"""The prompt, shared with whoever trains it; not a submodule."""
-        return self._prompt
+        return self.__dict__['_prompt']
 
     @prompt.setter
     def prompt(self, prompt: SoftPrompt | None) -> None:
         object.__setattr__(self, '_prompt', prompt)
+        if prompt is not None and self._features:
+            raise NotImplementedError
 
     @property
     def modalities(self) -> list[str]:
@@ -180,8 +195,12 @@ class MultimodalTeacher(torch.nn.Module):
                 raise ValueError(
                     f"'features[{name!r}]' must have a row for each of the "
                     f"{self.num_items} items (got shape {list(x.shape)})")
-        self._features = {name: features[name] for name in self.in_channels}
-        self._masks = dict(masks or {})
+        masks = checked_masks(masks, {
+            name: x.size(0) for name, x in features.items()
+        })
+        self._features = _ByReference(
+            {name: features[name] for name in self.in_channels})
+        self._masks = _ByReference(masks)
         if fit:
             prompt = self.prompt
             basis = (prompt.basis
@@ -192,7 +211,7 @@ class MultimodalTeacher(torch.nn.Module):
 
     def release_features(self) -> None:
         r"""Lets go of the raw features."""
-        self._features, self._masks = {}, {}
+        self._features, self._masks = _ByReference(), _ByReference()
 
     def _require_features(self) -> None:
         if not self._features:

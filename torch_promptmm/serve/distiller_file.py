@@ -16,12 +16,14 @@ from torch_promptmm.nn import (
 )
 from torch_promptmm.nn.components import FeatureProjection, modality_key
 from torch_promptmm.serve.store import (
-    load_state,
+    build_student,
     load_tensors,
     save_tensors,
     student_config,
     subset,
 )
+from torch_promptmm.train import load_weights
+from torch_promptmm.train.checkpoint import first_line
 
 _KIND = 'distiller'
 
@@ -38,6 +40,7 @@ class DistillerParts(NamedTuple):
     graph: UserItemGraph
     known: Tensor
     finals: dict[str, tuple[Tensor, Tensor]]
+    teacher_state: dict[str, Tensor]
 
 
 def write_distiller(
@@ -54,6 +57,8 @@ def write_distiller(
         if module is not None:
             for key, value in module.state_dict().items():
                 tensors[f'{name}.{key}'] = value
+    for key, value in distiller._teacher_state.items():
+        tensors[f'teacher.{key}'] = value
     tensors['graph.edge_index'] = edge_index
     tensors['graph.known'] = known
     for model, (user, item) in finals.items():
@@ -68,6 +73,7 @@ def write_distiller(
         'student': student_config(distiller.student),
         'teacher': None,
         'prompt': None,
+        'finals': list(finals),
     }
     if isinstance(teacher, MultimodalTeacher):
         reduction = teacher.reduction(teacher.modalities[0])
@@ -93,18 +99,27 @@ def write_distiller(
 def read_distiller(path: str | os.PathLike,
                    teacher: torch.nn.Module | None = None) -> DistillerParts:
     r"""Reads what :func:`write_distiller` wrote."""
+    if teacher is not None and not isinstance(teacher, torch.nn.Module):
+        raise TypeError(f"'teacher' must be a torch.nn.Module (got "
+                        f"'{type(teacher).__name__}')")
     tensors, config = load_tensors(path, _KIND)
+    if teacher is not None:
+        if config.get('teacher') is not None:
+            raise ValueError("'teacher' is for classes that are not ours; "
+                             "this file holds a MultimodalTeacher")
+        load_weights(teacher, subset(tensors, 'teacher'),
+                     f"The teacher in {str(path)!r}")
     try:
         return _build(tensors, config, teacher)
-    except (KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # A damaged file fails in many ways.
         raise ValueError(f"'path' {str(path)!r} is damaged: "
-                         f"{type(error).__name__} {error}") from error
+                         f"{type(error).__name__} "
+                         f"{first_line(error)}") from error
 
 
 def _build(tensors: dict[str, Tensor], config: dict[str, Any],
            teacher: torch.nn.Module | None) -> DistillerParts:
-    student = LightGCNStudent(**config['student'])
-    load_state(student, subset(tensors, 'student'), 'student')
+    student = build_student(config['student'], subset(tensors, 'student'))
 
     prompt = None
     if config['prompt'] is not None:
@@ -112,13 +127,9 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
 
     weights = subset(tensors, 'teacher')
     if config['teacher'] is not None:
-        if teacher is not None:
-            raise ValueError("'teacher' is for classes that are not ours; "
-                             "this file holds a MultimodalTeacher")
         teacher = MultimodalTeacher(student.num_users, student.num_items,
                                     prompt=prompt, **config['teacher'])
-    if teacher is not None:
-        load_state(teacher, weights, 'teacher')
+        load_weights(teacher, weights, 'The saved teacher')
 
     projections: dict[str, torch.nn.Module] = {}
     for key, weight in subset(tensors, 'projections').items():
@@ -127,17 +138,22 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
         projections[key.rpartition('.')[0]] = layer
 
     finals = {}
-    for model in ('student', 'teacher'):
-        if f'final.{model}.user' in tensors:
-            finals[model] = (tensors[f'final.{model}.user'],
-                             tensors[f'final.{model}.item'])
+    for model in config['finals']:
+        user, item = [tensors[f'final.{model}.{x}'] for x in ('user', 'item')]
+        if (len(user), len(item)) != (student.num_users, student.num_items):
+            raise ValueError(f"the {model}'s final embeddings are of "
+                             f"{len(user)} users and {len(item)} items")
+        finals[model] = (user, item)
+    graph, known = [
+        UserItemGraph(tensors[f'graph.{name}'], student.num_users,
+                      student.num_items) for name in ('edge_index', 'known')
+    ]
     edge_type = config['edge_type']
     return DistillerParts(
         teacher, student, prompt, projections, config['settings'],
         None if edge_type is None else tuple(edge_type),  # type: ignore
-        config['modalities'],
-        UserItemGraph(tensors['graph.edge_index'], student.num_users,
-                      student.num_items), tensors['graph.known'], finals)
+        config['modalities'], graph, known.edge_index, finals,
+        weights if teacher is None else {})
 
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,
@@ -150,5 +166,5 @@ def _build_prompt(tensors: dict[str, Tensor], num_layers: int,
     }
     prompt = SoftPrompt(tensors['basis'], num_layers, projections,
                         tensors['shift'], tensors['scale'])
-    load_state(prompt, tensors, 'prompt')
+    load_weights(prompt, tensors, 'The saved prompt')
     return prompt

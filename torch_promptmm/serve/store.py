@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+import zlib
 from typing import Any
 
 import torch
@@ -13,10 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.files import atomic_path
-from torch_promptmm.nn import LightGCNStudent
+from torch_promptmm.loss.score import SCORES
+from torch_promptmm.nn import LightGCNStudent, UserItemGraph
+from torch_promptmm.train import load_weights
+from torch_promptmm.train.checkpoint import first_line
 
-_KEY = 'torch_promptmm'
+_KEY, _SUM = 'torch_promptmm', 'crc32'
 
 
 def save_tensors(path: str | os.PathLike, kind: str,
@@ -29,16 +33,27 @@ def save_tensors(path: str | os.PathLike, kind: str,
         tensors (dict): The tensors.
         config (dict): Anything that JSON can hold.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"'path' must be a path (got "
-                        f"'{type(path).__name__}')")
+    check_path('path', path)
     text = json.dumps({'kind': kind, **config})
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in tensors.items()
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: text})
+        save_file(tensors, temporary, metadata={
+            _KEY: text,
+            _SUM: _checksum(text, tensors)
+        })
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    # safetensors itself does not notice a byte that changed.
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        data = tensors[name].reshape(-1).view(torch.uint8)
+        crc = zlib.crc32(data.numpy(), crc)
+    return f'{crc:08x}'
 
 
 def load_tensors(path: str | os.PathLike,
@@ -49,10 +64,7 @@ def load_tensors(path: str | os.PathLike,
         ValueError: If there is no such file, or it is damaged, or holds
             something else.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"'path' must be a path (got "
-                        f"'{type(path).__name__}')")
-    path = Path(path)
+    path = check_path('path', path)
     if not path.is_file():
         raise ValueError(f"'path' {str(path)!r} is not a file")
     try:
@@ -62,12 +74,14 @@ def load_tensors(path: str | os.PathLike,
         config = json.loads(metadata[_KEY]) if _KEY in metadata else None
     except Exception as error:  # A damaged file fails in many ways.
         raise ValueError(f"'path' {str(path)!r} is damaged or no safetensors "
-                         f"file ({str(error).splitlines()[0]:.200})"
-                         ) from error
+                         f"file ({first_line(error)})") from error
     if not isinstance(config, dict) or config.get('kind') != kind:
         found = config.get('kind') if isinstance(config, dict) else None
         raise ValueError(f"'path' {str(path)!r} does not hold a {kind} of "
                          f"torch_promptmm (it holds {found or 'none'})")
+    if metadata.get(_SUM) != _checksum(metadata[_KEY], tensors):
+        raise ValueError(f"'path' {str(path)!r} is damaged: its contents do "
+                         f"not match its checksum")
     return tensors, config
 
 
@@ -94,9 +108,16 @@ def save_student(path: str | os.PathLike, student: LightGCNStudent,
         score (str, optional): The score function that it was trained with.
             (default: :obj:`"dot"`)
     """
+    check_path('path', path)
+    if not isinstance(student, LightGCNStudent):
+        raise TypeError(f"'student' must be a LightGCNStudent (got "
+                        f"'{type(student).__name__}')")
+    check_choice('score', score, SCORES)
     tensors = dict(student.state_dict())
     if edge_index is not None:
-        tensors['edge_index'] = edge_index
+        graph = UserItemGraph(edge_index, student.num_users,
+                              student.num_items)
+        tensors['edge_index'] = graph.edge_index
     save_tensors(path, 'student', tensors, {
         'student': student_config(student),
         'score': score
@@ -111,12 +132,28 @@ def load_student(
     tensors, config = load_tensors(path, 'student')
     edge_index = tensors.pop('edge_index', None)
     try:
-        student = LightGCNStudent(**config['student'])
-        student.load_state_dict(tensors)
-        return student, edge_index, config['score']
-    except (KeyError, TypeError, RuntimeError) as error:
+        student = build_student(config['student'], tensors)
+        score = check_choice('score', config['score'], SCORES)
+        if edge_index is not None:  # Says what is wrong with it.
+            UserItemGraph(edge_index, student.num_users, student.num_items)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'path' {str(path)!r} is damaged "
-                         f"({str(error):.200})") from error
+                         f"({first_line(error)})") from error
+    return student, edge_index, score
+
+
+def build_student(config: dict[str, int],
+                  tensors: dict[str, Tensor]) -> LightGCNStudent:
+    r"""Makes a student of its configuration and weights."""
+    for name in ('user', 'item'):  # Before memory is taken for them.
+        have = list(tensors[f'{name}_embedding.weight'].shape)
+        want = [config[f'num_{name}s'], config['hidden_channels']]
+        if have != want:
+            raise ValueError(f"the student's {name} embeddings are of shape "
+                             f"{have} instead of {want}")
+    student = LightGCNStudent(**config)
+    load_weights(student, tensors, 'The saved student')
+    return student
 
 
 def subset(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -126,13 +163,3 @@ def subset(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         name[len(prefix):]: tensor
         for name, tensor in tensors.items() if name.startswith(prefix)
     }
-
-
-def load_state(module: torch.nn.Module, tensors: dict[str, Tensor],
-               what: str) -> None:
-    r"""Loads a state, or says what does not fit."""
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"The saved {what} does not fit "
-                         f"({str(error):.300})") from error

@@ -1,6 +1,10 @@
 r"""Training: tasks and the one loop that trains them."""
 
-from torch_promptmm.train.checkpoint import load_checkpoint, save_checkpoint
+from torch_promptmm.train.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from torch_promptmm.train.distillation import DistillationTask
 from torch_promptmm.train.history import History
 from torch_promptmm.train.loop import seeded, train
@@ -19,4 +23,5 @@ __all__ = classes = [
     'seeded',
     'save_checkpoint',
     'load_checkpoint',
+    'load_weights',
 ]

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -180,7 +178,7 @@ class DistillationTask(Task):
         if self.l2 > 0.0:
             terms['l2'] = batch_l2(ego_user, ego_item, batch)
             weights['l2'] = self.l2
-        if self._needs_teacher:
+        if self.needs_teacher:
             teacher = self.teacher_rows(batch.user, item_id)
             self._distil(raw, rows, scores, mask, teacher, batch, terms,
                          weights)
@@ -189,7 +187,8 @@ class DistillationTask(Task):
         return total, terms
 
     @property
-    def _needs_teacher(self) -> bool:
+    def needs_teacher(self) -> bool:
+        r"""Whether any term depends on the teacher."""
         return any(weight > 0.0 for weight in (
             self.pair_weight, self.list_weight, self.emb_weight,
             self.fused_list_weight, self.fused_emb_weight,
@@ -213,15 +212,17 @@ class DistillationTask(Task):
                                            batch.negative_mask[:, 0])
         if self.list_weight > 0.0 and modal_raw:
             weights['list'] = self.list_weight
-            terms['list'] = sum(
+            terms['list'] = torch.stack([
                 self.list_loss(scores,
                                each.scored(self.score).list_scores(), mask)
-                for each in modal_raw.values())
+                for each in modal_raw.values()
+            ]).sum()
         if self.emb_weight > 0.0 and modal_raw:
             weights['emb'] = self.emb_weight
-            terms['emb'] = sum(
+            terms['emb'] = torch.stack([
                 self._emb(name, raw.item, each.item, batch)
-                for name, each in modal_raw.items())
+                for name, each in modal_raw.items()
+            ]).sum()
         if self.fused_list_weight > 0.0:
             weights['fused_list'] = self.fused_list_weight
             fused_scores = fused.list_scores()

@@ -12,12 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from torch_promptmm.checks import check_float, check_int
+from torch_promptmm.checks import (
+    check_bool,
+    check_float,
+    check_int,
+    check_path,
+)
 from torch_promptmm.loader import InteractionLoader
 from torch_promptmm.train.checkpoint import (
+    first_line,
     load_checkpoint,
+    load_weights,
     rng_state,
     save_checkpoint,
     set_rng_state,
@@ -37,6 +45,9 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
+    if check_int('seed', seed, -2**63) >= 2**64:
+        raise ValueError(f"'seed' must be below 2**64 (got {seed})")
+    seed = int(seed)
     devices = [device] if device.type == 'cuda' else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -82,7 +93,10 @@ def train(
             parameter groups; :obj:`lr` and :obj:`weight_decay` are then
             unused. (default: :obj:`None`)
         scheduler (callable, optional): Makes a scheduler from the
-            optimiser, stepped after each epoch. (default: :obj:`None`)
+            optimiser, stepped after each epoch. A
+            :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau` is given the
+            metric if its mode is :obj:`"max"`, else the loss.
+            (default: :obj:`None`)
         validate (callable, optional): Returns validation metrics. With it,
             the weights of the best epoch are restored at the end.
             (default: :obj:`None`)
@@ -118,6 +132,20 @@ def train(
         FloatingPointError: If a loss is not finite.
         ValueError: If an argument, or the checkpoint, does not fit.
     """
+    if not isinstance(task, Task):
+        raise TypeError(f"'task' must be a Task (got "
+                        f"'{type(task).__name__}')")
+    for key, value in (('optimizer', optimizer), ('scheduler', scheduler),
+                       ('validate', validate), ('callback', callback)):
+        if value is not None and not callable(value):
+            raise TypeError(f"'{key}' must be callable (got {value!r})")
+    if not isinstance(metric, str):
+        raise TypeError(f"'metric' must be a name (got {metric!r})")
+    check_bool('progress', progress)
+    if check_bool('resume', resume) and checkpoint is None:
+        raise ValueError("'resume=True' needs 'checkpoint=path'")
+    if checkpoint is not None:
+        check_path('checkpoint', checkpoint)
     run = _Run(task, epochs=check_int('epochs', epochs, 0),
                patience=None if patience is None else check_int(
                    'patience', patience, 1),
@@ -127,10 +155,6 @@ def train(
                module=module or task, notes=notes or {})
     check_int('checkpoint_every', checkpoint_every, 1)
     check_int('batch_size', batch_size, 1)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"'callback' must be callable (got {callback!r})")
-    if resume and checkpoint is None:
-        raise ValueError("'resume=True' needs 'checkpoint=path'")
     if optimizer is None:
         lr = check_float('lr', lr, exclusive=True)
         weight_decay = check_float('weight_decay', weight_decay)
@@ -139,7 +163,10 @@ def train(
                                           fused=_can_fuse(task))
     else:
         run.optimizer = optimizer(task.parameter_groups())
-    run.scheduler = None if scheduler is None else scheduler(run.optimizer)
+        if not isinstance(run.optimizer, Optimizer):
+            raise TypeError(f"'optimizer' must make an Optimizer from "
+                            f"parameter groups (got {run.optimizer!r})")
+    run.set_scheduler(scheduler)
     loader = InteractionLoader(task.positives, task.known,
                                task.graph.num_users, task.graph.num_items,
                                batch_size, task.batch_spec, task.device)
@@ -182,6 +209,26 @@ class _Run:
         self.best_value = -math.inf
         self.best: dict[str, Tensor] | None = None
 
+    def set_scheduler(self, factory: SchedulerFactory | None) -> None:
+        self.scheduler = None if factory is None else factory(self.optimizer)
+        if factory is None:
+            return
+        if not hasattr(self.scheduler, 'step'):
+            raise TypeError(f"'scheduler' must make a scheduler from an "
+                            f"optimiser (got {self.scheduler!r})")
+        if (isinstance(self.scheduler, ReduceLROnPlateau)
+                and self.scheduler.mode == 'max' and self.validate is None):
+            raise ValueError("'scheduler' waits for a metric to rise, but "
+                             "there is no validation (got no 'val_data')")
+
+    def step_scheduler(self, record: dict[str, Any]) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            key = self.metric if self.scheduler.mode == 'max' else 'loss'
+            if key in record:
+                self.scheduler.step(record[key])
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
     @property
     def finished(self) -> bool:
         return self.stopped or len(self.history) >= self.epochs
@@ -206,8 +253,6 @@ class _Run:
                 sums[key] = sums[key] + value if key in sums else value
             bar.update()
         self._check_finite(sums['loss'], sums, number)
-        if self.scheduler is not None:
-            self.scheduler.step()
         record: dict[str, Any] = {'epoch': number}
         for key, value in sums.items():
             record[key] = float(value) / loader.positives.size(1)
@@ -219,6 +264,7 @@ class _Run:
                 raise ValueError(f"'metric' must be one of "
                                  f"{sorted(metrics)} (got {self.metric!r})")
             record.update(metrics)
+        self.step_scheduler(record)
         self.history.append(record)
         self._keep_best(record)
         shown = {'loss': f"{record['loss']:.4f}"}
@@ -236,9 +282,9 @@ class _Run:
         bad = [key for key, value in terms.items()
                if not math.isfinite(float(value.detach()))]
         raise FloatingPointError(
-            f"The loss of epoch {number} of '{self.name}' is {float(total.detach())} "
-            f"(terms that are not finite: {bad or 'none, only their sum'}). "
-            f"Try a smaller learning rate")
+            f"The loss of epoch {number} of '{self.name}' is "
+            f"{float(total.detach())} (terms that are not finite: "
+            f"{bad or 'none, only their sum'}). Try a smaller learning rate")
 
     def _keep_best(self, record: dict[str, Any]) -> None:
         if self.metric not in record:
@@ -249,26 +295,35 @@ class _Run:
         if value > self.best_value:
             self.best_value, self.history.best_epoch = value, number
             self.best = {
-                key: parameter.detach().clone()
-                for key, parameter in self.task.named_parameters()
-                if parameter.requires_grad
+                key: tensor.detach().clone()
+                for key, tensor in self._changing().items()
             }
-        elif (self.patience is not None
+        elif (self.patience is not None and self.history.best_epoch is not None
               and number - self.history.best_epoch >= self.patience):
             self.stopped = True
+
+    def _changing(self) -> dict[str, Tensor]:
+        # Buffers too: a teacher may have running statistics.
+        out = {
+            key: parameter
+            for key, parameter in self.task.named_parameters()
+            if parameter.requires_grad
+        }
+        return out | dict(self.task.named_buffers())
 
     @torch.no_grad()
     def restore_best(self) -> None:
         if self.best is None:
             return
-        parameters = dict(self.task.named_parameters())
+        tensors = self._changing()
         for key, value in self.best.items():
-            parameters[key].copy_(value)
+            tensors[key].copy_(value)
 
     def state(self) -> dict[str, Any]:
         return {
             'name': self.name,
             'notes': self.notes,
+            'kinds': self._kinds(),
             'module': self.module.state_dict(),
             'optimizer': self.optimizer.state_dict(),
             'scheduler': (None if self.scheduler is None else
@@ -284,20 +339,33 @@ class _Run:
         if state['name'] != self.name:
             raise ValueError(f"'checkpoint' {path!r} is of a run named "
                              f"{state['name']!r} (this one is {self.name!r})")
+        if state['kinds'] != self._kinds():
+            raise ValueError(f"'checkpoint' {path!r} is of optimiser and "
+                             f"scheduler {state['kinds']} (this run has "
+                             f"{self._kinds()})")
+        load_weights(self.module, state['module'], f"'checkpoint' {path!r}")
         try:
-            self.module.load_state_dict(state['module'])
             self.optimizer.load_state_dict(state['optimizer'])
-            if self.scheduler is not None and state['scheduler'] is not None:
+            if self.scheduler is not None:
                 self.scheduler.load_state_dict(state['scheduler'])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"'checkpoint' {path!r} is of another model or "
-                             f"optimiser ({str(error):.300})") from error
-        self.history = History.from_state(state['history'])
+            self.history = History.from_state(state['history'])
+            if state['best'] is not None:
+                tensors = self._changing()
+                self.best = {
+                    key: value.to(tensors[key])
+                    for key, value in state['best'].items()
+                }
+            set_rng_state(state['rng'], self.task.device)
+        except Exception as error:  # A foreign state fails in many ways.
+            raise ValueError(f"'checkpoint' {path!r} does not fit this run "
+                             f"({first_line(error)})") from error
         self.stopped, self.best_value = state['stopped'], state['best_value']
-        if state['best'] is not None:
-            device = self.task.device
-            self.best = {k: v.to(device) for k, v in state['best'].items()}
-        set_rng_state(state['rng'], self.task.device)
+
+    def _kinds(self) -> list[str | None]:
+        return [
+            None if x is None else type(x).__name__
+            for x in (self.optimizer, self.scheduler)
+        ]
 
 
 def _can_fuse(task: Task) -> bool:

@@ -3,7 +3,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.checks import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+)
 from torch_promptmm.loader import Batch, BatchSpec
 from torch_promptmm.loss import (
     BPRLoss,
@@ -51,7 +56,7 @@ class RankingObjective(torch.nn.Module):
         self.temperature = check_float('temperature', temperature,
                                        exclusive=True)
         self.num_negatives = check_int('num_negatives', num_negatives, 1)
-        self.warm_negatives = bool(warm_negatives)
+        self.warm_negatives = check_bool('warm_negatives', warm_negatives)
         self.loss: torch.nn.Module = (
             BPRLoss()
             if ranking_loss == 'bpr' else SampledSoftmaxLoss(temperature))

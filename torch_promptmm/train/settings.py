@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.checks import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+)
 from torch_promptmm.loss.score import SCORES
 from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
 
@@ -97,16 +102,14 @@ class Settings:
                      'list_weight', 'emb_weight', 'fused_list_weight',
                      'fused_emb_weight', 'teacher_weight', 'alpha', 'beta'):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name not in ('l2', 'beta'):
                 check_float(name, value)
         for name, minimum in (('num_negatives', 1), ('batch_size', 1),
                               ('list_size', 2), ('item_samples', 1)):
             check_int(name, getattr(self, name), minimum)
         check_float('gamma', self.gamma, minimum=1.0)
         for name in ('warm_negatives', 'disentangle', 'tune_prompt'):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"'{name}' must be True or False (got "
-                                f"{getattr(self, name)!r})")
+            check_bool(name, getattr(self, name))
 
     @classmethod
     def preset(cls, setting: str = 'default', **kwargs: Any) -> Settings:
@@ -123,8 +126,8 @@ class Settings:
         names = {field.name for field in fields(cls)}
         unknown = sorted(set(kwargs) - names)
         if unknown:
-            raise TypeError(f"{unknown[0]!r} is no argument; there are "
-                            f"{sorted(names)}")
+            raise TypeError(f"'{unknown[0]}' is no argument; there are "
+                            f'{sorted(names)}')
         base = cls() if setting == 'default' else cls(**FAITHFUL)
         return replace(base, **kwargs)
 

@@ -43,7 +43,7 @@ class Task(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next((p.device for p in self.parameters()), self.graph.device)
 
     @property
     def batch_spec(self) -> BatchSpec:
@@ -153,17 +153,19 @@ class RankingTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         item_id = batch_items(batch)
-        (user, item, modalities), ego = self._run(batch.user, item_id)
+        (user, item, modalities), (ego_user, ego_item) = self._run(
+            batch.user, item_id)
         mask = list_mask(batch)
         terms = {'rank': self._rank(user, item, batch, mask)}
         total = terms['rank']
         if self.l2 > 0.0:
-            terms['l2'] = batch_l2(*ego, batch)
+            terms['l2'] = batch_l2(ego_user, ego_item, batch)
             total = total + self.l2 * terms['l2']
         if self.modality_weight > 0.0 and modalities:
-            terms['modality'] = sum(
+            terms['modality'] = torch.stack([
                 self._rank(x_user, x_item, batch, mask)
-                for x_user, x_item in modalities.values())
+                for x_user, x_item in modalities.values()
+            ]).sum()
             total = total + self.modality_weight * terms['modality']
         return total, terms
 

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import bz2
+import copy
+import gzip
+import lzma
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch_geometric.transforms as T
+from hypothesis import given
+from hypothesis import strategies as st
+from torch_geometric.data import HeteroData
+
+from torch_promptmm.data import (
+    IdMap,
+    item_ids,
+    read_graph,
+    read_interactions,
+    set_ids,
+    user_ids,
+)
+
+EDGE = ('user', 'interacts', 'item')
+ROWS = [('anna', 'x', 5.0, 1_300_000_000), ('ben', 'y', 2.0, 1_300_000_100),
+        ('anna', 'y', 4.0, 1_300_000_050), ('cleo', '007', 3.0, 1_300_000_200)]
+
+
+def frame() -> pd.DataFrame:
+    return pd.DataFrame(ROWS, columns=['user', 'item', 'rating', 'time'])
+
+
+def pairs(data: HeteroData) -> set:
+    users, items = user_ids(data), item_ids(data)
+    index = data[EDGE].edge_index
+    return set(zip(users.decode(index[0]), items.decode(index[1]),
+                   strict=True))
+
+
+def write(path: Path, kind: str) -> Path:
+    table = frame()
+    path = path / f'table.{kind}'
+    if kind == 'parquet':
+        table.to_parquet(path)
+    elif kind == 'inter':
+        table.columns = ['user:token', 'item:token', 'rating:float',
+                         'time:float']
+        table.to_csv(path, sep='\t', index=False)
+    else:
+        sep = '\t' if kind.startswith('tsv') else ','
+        body = table.to_csv(sep=sep, index=False).encode()
+        pack = {'gz': gzip.compress, 'bz2': bz2.compress,
+                'xz': lzma.compress}.get(kind.rpartition('.')[2])
+        path.write_bytes(pack(body) if pack else body)
+    return path
+
+
+KINDS = ['csv', 'tsv', 'inter', 'parquet', 'csv.gz', 'csv.bz2', 'tsv.xz']
+
+
+@pytest.mark.parametrize('kind', [*KINDS, 'frame'])
+def test_read_interactions(kind: str, tmp_path: Path) -> None:
+    source = frame() if kind == 'frame' else write(tmp_path, kind)
+    data = read_interactions(source, rating='rating', time='time')
+    assert pairs(data) == {x[:2] for x in ROWS}
+    assert user_ids(data).to_list() == ['anna', 'ben', 'cleo']
+    assert item_ids(data).to_list() == ['x', 'y', '007']
+    graph = read_graph(data)
+    assert (graph.num_users, graph.num_items) == (3, 3)
+    assert torch.equal(graph.edge_index, data[EDGE].edge_index)
+    at = {(u, i): (r, t) for u, i, r, t in ROWS}
+    names = zip(user_ids(data).decode(data[EDGE].edge_index[0]),
+                item_ids(data).decode(data[EDGE].edge_index[1]), strict=True)
+    for k, key in enumerate(names):
+        assert float(data[EDGE].rating[k]) == at[key][0]
+        assert int(data[EDGE].time[k]) == at[key][1] * 1000
+    assert len(data.report) == 0
+
+
+def test_folder_of_parquet_files(tmp_path: Path) -> None:
+    frame()[:2].to_parquet(tmp_path / 'part-0.parquet')
+    frame()[2:].to_parquet(tmp_path / 'part-1.parquet')
+    assert pairs(read_interactions(tmp_path)) == {x[:2] for x in ROWS}
+
+
+def test_names_of_columns_and_nodes(tmp_path: Path) -> None:
+    table = frame().rename(columns={'user': 'customer', 'item': 'sku'})
+    edge_type = ('customer', 'buys', 'product')
+    data = read_interactions(table, 'customer', 1, edge_type=edge_type)
+    assert data.edge_types == [edge_type]
+    assert item_ids(data).to_list() == ['x', 'y', '007']
+    path = tmp_path / 'x.csv'
+    path.write_text('1,2\n3,4\n')
+    data = read_interactions(path, 0, 1, header=False)
+    assert user_ids(data).to_list() == [1, 3]
+
+
+def test_min_rating_looks_at_the_latest() -> None:
+    table = pd.DataFrame({'user': ['a', 'a', 'b'], 'item': ['x', 'x', 'x'],
+                          'rating': [5, 2, 4], 'time': [10, 20, 5]})
+    with pytest.warns(UserWarning, match='1 repeated'):
+        data = read_interactions(table, rating='rating', time='time',
+                                 min_rating=4)
+    assert pairs(data) == {('b', 'x')}
+    assert data.report.count('rated below 4') == 1
+    table['time'] = [20, 10, 5]  # Now the five stars come last.
+    with pytest.warns(UserWarning, match='1 repeated'):
+        data = read_interactions(table, rating='rating', time='time',
+                                 min_rating=4)
+    assert pairs(data) == {('a', 'x'), ('b', 'x')}
+
+
+def test_catalogue(tmp_path: Path) -> None:
+    data = read_interactions(frame(), items=['cold', '007', 'y', 'x'])
+    assert data['item'].num_nodes == 4
+    assert pairs(data) == {x[:2] for x in ROWS}
+    assert item_ids(data)[0] == 'cold'
+    with pytest.raises(ValueError, match="1 item ids, such as '007'"):
+        read_interactions(frame(), items=['y', 'x'])
+    data = read_interactions(frame(), items=['y', 'x'], unknown='drop')
+    assert data.report.count('unknown items') == 1
+    path = tmp_path / 'x.csv'
+    path.write_text('user,item\n1,2\n')  # Given as text, read as text.
+    assert pairs(read_interactions(path, items=['2', '3'])) == {(1, '2')}
+
+
+def test_ids_keep_their_type(tmp_path: Path) -> None:
+    path = tmp_path / 'x.csv'
+    path.write_text('user,item\n1,01\n-2,2\n')
+    data = read_interactions(path)
+    assert user_ids(data).to_list() == [1, -2]
+    assert item_ids(data).to_list() == ['01', '2']
+    data = read_interactions(path, id_type='str')
+    assert user_ids(data).to_list() == ['1', '-2']
+    ids = [uuid.UUID(int=i) for i in range(3)]
+    for values in (ids, [1, 'one', (1, 2)], [b'a', b'b', b'c'],
+                   [1.5, 2.5, 3.5], [2**70, 1, 2],
+                   list(pd.to_datetime(['2020-01-01'] * 2 + ['2021-01-01'])
+                        + pd.to_timedelta([0, 1, 0], 'D'))):
+        table = pd.DataFrame({'user': pd.Series(values, dtype=object),
+                              'item': [1, 2, 3]})
+        data = read_interactions(table)
+        assert set(user_ids(data)) == set(values)
+        again = IdMap.from_bytes(user_ids(data).to_bytes())
+        assert again.to_list() == user_ids(data).to_list()
+
+
+def test_floats_that_were_integers() -> None:
+    table = pd.DataFrame({'user': [1.0, np.nan, 3.0], 'item': [1, 2, 3]})
+    with pytest.warns(UserWarning, match='1 rows .* without a user'):
+        data = read_interactions(table)
+    assert user_ids(data).to_list() == [1, 3]
+
+
+@pytest.mark.parametrize(('values', 'expected'), [
+    ([1_300_000_000, 1_400_000_000], [1_300_000_000_000, 1_400_000_000_000]),
+    ([1_300_000_000_123, 1_400_000_000_000], [1_300_000_000_123,
+                                              1_400_000_000_000]),
+    ([1_300_000_000_123_456] * 2, [1_300_000_000_123] * 2),
+    ([1_300_000_000_123_456_789] * 2, [1_300_000_000_123] * 2),
+    ([3, 7], [3000, 7000]),
+    (['2011-03-13T07:06:40Z', '2014-05-13 16:53:20'],
+     [1_300_000_000_000, 1_400_000_000_000]),
+], ids=['s', 'ms', 'us', 'ns', 'steps', 'iso'])
+def test_times(values: list, expected: list, tmp_path: Path) -> None:
+    table = pd.DataFrame({'user': [1, 2], 'item': [1, 1], 'when': values})
+    table.to_csv(tmp_path / 'x.csv', index=False)
+    for source in (table, tmp_path / 'x.csv'):
+        data = read_interactions(source, time='when')
+        assert data[EDGE].time.tolist() == expected
+
+
+def test_dates_of_pandas() -> None:
+    when = pd.to_datetime(['2011-03-13T07:06:40', None]).tz_localize('UTC')
+    table = pd.DataFrame({'user': [1, 2], 'item': [1, 1], 'when': when})
+    with pytest.warns(UserWarning, match='1 rows .* without a time'):
+        data = read_interactions(table, time='when')
+    assert data[EDGE].time.tolist() == [1_300_000_000_000]
+
+
+def test_time_format(tmp_path: Path) -> None:
+    path = tmp_path / 'x.csv'
+    path.write_text('user,item,when\n1,1,13.03.2011\n')
+    data = read_interactions(path, time='when', time_format='%d.%m.%Y')
+    assert data[EDGE].time.tolist() == [1_299_974_400_000]
+
+
+def test_ids_survive_pyg() -> None:
+    data = read_interactions(frame())
+    for other in (data.to('cpu'), copy.copy(data), data.clone()):
+        assert item_ids(other) == item_ids(data)
+    split = T.RandomLinkSplit(0.25, 0.25, edge_types=[EDGE],
+                              neg_sampling_ratio=0.0,
+                              add_negative_train_samples=False)
+    for part in split(data):
+        assert user_ids(part) == user_ids(data)
+    assert 'IdMap(3)' in str(data)
+
+
+def test_no_ids() -> None:
+    data = HeteroData()
+    data['user'].num_nodes = data['item'].num_nodes = 2
+    data[EDGE].edge_index = torch.tensor([[0], [1]])
+    assert user_ids(data) is None
+    set_ids(data, users=['a', 'b'])
+    assert user_ids(data).decode([1, -1]) == ['b', None]
+    with pytest.raises(ValueError, match='3 ids for the 2 nodes'):
+        set_ids(data, items=[1, 2, 3])
+    data['user'].num_nodes = 3
+    with pytest.raises(ValueError, match='2 ids for the 3 nodes'):
+        user_ids(data)
+    data['user'].raw_id = ['a', 'b', 'c']
+    with pytest.raises(TypeError, match='must be an IdMap'):
+        user_ids(data)
+
+
+# Property: whatever the table, all readers see the same interactions.
+
+names = st.text(st.characters(blacklist_categories=('Cs', 'Cc', 'Zs', 'Zl',
+                                                    'Zp')),
+                min_size=1, max_size=6)
+tables = st.lists(st.tuples(names, names), min_size=1, max_size=20)
+
+
+@given(rows=tables)
+def test_all_readers_agree(rows: list, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp('t')
+    table = pd.DataFrame(rows, columns=['user', 'item'])
+    table.to_csv(folder / 'a.csv', index=False)
+    table.to_csv(folder / 'a.tsv', index=False, sep='\t',
+                 lineterminator='\r\n')
+    table.to_csv(folder / 'b.csv.gz', index=False, quoting=1,
+                 encoding='utf-8-sig')
+    table.to_parquet(folder / 'a.parquet')
+    expected = {(str(u), str(i)) for u, i in rows}
+    for source in (table, *sorted(folder.iterdir())):
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Repeated ones.
+            data = read_interactions(source, id_type='str')
+        assert pairs(data) == expected
+
+
+ids_of_any_kind = st.lists(
+    st.one_of(st.integers(-2**80, 2**80), st.text(), st.binary(), st.uuids(),
+              st.tuples(st.integers(), st.text())), unique=True)
+
+
+@given(ids=ids_of_any_kind)
+def test_id_map_round_trip(ids: list) -> None:
+    value = IdMap(ids)
+    again = IdMap.from_bytes(value.to_bytes())
+    assert again == value
+    assert again.decode(again.encode(ids)) == ids
+
+
+@pytest.mark.parametrize('body', [
+    b'', b'[]', b'{}', b'{"format": "x", "kind": "str", "ids": []}',
+    b'{"format": "torch_promptmm.IdMap/1", "kind": "str", "ids": [1]}',
+    b'{"format": "torch_promptmm.IdMap/1", "kind": "str", "ids": ["a", "a"]}',
+    b'{"format": "torch_promptmm.IdMap/1", "kind": "any", "ids": [["os", 1]]}',
+])
+def test_id_map_from_wrong_bytes(body: bytes) -> None:
+    with pytest.raises(ValueError, match='no id map'):
+        IdMap.from_bytes(body)
+
+
+def test_id_map_errors() -> None:
+    ids = IdMap(['a', 'b'])
+    assert str(ids) == 'IdMap(2)'
+    assert 'a' in ids and ['a'] not in ids and 1 not in ids
+    assert ids.encode(['b', 'z'], unknown='mark').tolist() == [1, -1]
+    with pytest.raises(KeyError, match='2 unknown ids, such as 1; the ids '
+                       'here are strings'):
+        ids.encode([1, 2])
+    with pytest.raises(IndexError, match='has the row 2'):
+        ids.decode([2])
+    with pytest.raises(TypeError, match='must hold integers'):
+        ids.decode([0.5])
+    with pytest.raises(ValueError, match="'a' more than once"):
+        IdMap(['a', 'a'])
+    with pytest.raises(TypeError, match='hashable'):
+        IdMap([['a']])
+    assert ids.subset(torch.tensor([1])).to_list() == ['b']
+    assert ids.decode(torch.tensor([[0, -1]])) == [['a', None]]
