@@ -60,8 +60,8 @@ from torch_promptmm.train import (
 MODELS, STAGES = ('student', 'teacher'), ('teacher', 'student')
 _FUSED, _METRIC = 'fused', 'recall@20'
 _NOT_OURS = ('task', 'validate', 'name', 'module')
-_NO_TEACHER = ("The teacher is of a class that is not ours and was not given: "
-               "PromptMMDistiller.load(path, teacher=module)")
+_NO_TEACHER = ('The teacher is of a class that is not ours and was not given: '
+               'PromptMMDistiller.load(path, teacher=module)')
 
 
 class PromptMMDistiller(torch.nn.Module):
@@ -153,7 +153,11 @@ class PromptMMDistiller(torch.nn.Module):
         # In a tuple, for a task is no part of the module: its parameters are
         # those of teacher, student and prompt once more.
         self._prepared: tuple[str, Task] | None = None
+        # Final embeddings with the versions of the weights that they are of;
+        # none are kept while weights may change, for a fused optimiser does
+        # so without a new version.
         self._final: dict[str, tuple[Any, tuple[Tensor, Tensor]]] = {}
+        self._in_training = False
         # What a file had of a teacher that is not ours and was not given:
         self._teacher_state: dict[str, Tensor] = {}
 
@@ -370,6 +374,7 @@ class PromptMMDistiller(torch.nn.Module):
                               view.num_items).to(device)
         self._graph, self._known = graph, known
         self._prepared, self._final = None, {}
+        self._in_training = True
         settings, in_student = self.settings, stage == 'student'
         self.teacher.requires_grad_(not in_student)
         self.student.requires_grad_(in_student)
@@ -534,9 +539,8 @@ class PromptMMDistiller(torch.nn.Module):
         with seeded(seed, self.device):
             task = self.prepare(train_data, stage, device)
         if not any(p.requires_grad for p in task.parameters()):
-            raise ValueError(f"The {stage} has no parameter to train" +
-                             (": call 'fit_student' alone" if stage ==
-                              'teacher' else ''))
+            raise ValueError(f"'{stage}' has no parameter to train (a fixed "
+                             f"teacher needs 'fit_student' alone)")
         validate = None
         if val_view is not None and positives is not None:
             validate = self._validator(task, val_view, positives, metric, cut)
@@ -552,6 +556,7 @@ class PromptMMDistiller(torch.nn.Module):
                          checkpoint=checkpoint, resume=resume, name=stage,
                          module=self, **options)
         finally:
+            self._in_training = False
             self.train(training)
 
     def _load_weights(self, state: dict[str, Tensor], path: str) -> None:
@@ -603,6 +608,8 @@ class PromptMMDistiller(torch.nn.Module):
         if not isinstance(batch, Batch):
             raise TypeError(f"'batch' must be a Batch of an InteractionLoader "
                             f"(got '{type(batch).__name__}')")
+        if not self._in_training:
+            self._in_training, self._final = True, {}
         return self._prepared[1](batch)
 
     # Using ##################################################################
@@ -665,7 +672,8 @@ class PromptMMDistiller(torch.nn.Module):
                                  "yet: call 'fit' or 'prepare', or build it "
                                  "by 'from_data'")
             user, item = self._embed(model, self._graph.to(self.device))
-        self._final[model] = (versions, (user, item))
+        if not self._in_training:
+            self._final[model] = (versions, (user, item))
         return user, item
 
     def evaluate(

@@ -2,7 +2,9 @@ r"""All-ranking evaluation: every item for every user, in chunks of users."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +86,13 @@ def top_items(
 
 def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:
     r"""Returns :obj:`k` as a tuple of cut-offs within the catalogue."""
-    ks = (k, ) if isinstance(k, int) else tuple(k)
+    if isinstance(k, Integral):
+        ks: tuple[Any, ...] = (k, )
+    elif isinstance(k, Iterable):
+        ks = tuple(k)
+    else:
+        raise TypeError(f"'k' must be an integer or several (got {k!r} of "
+                        f"type '{type(k).__name__}')")
     if len(ks) == 0:
         raise ValueError("'k' must have at least one cut-off (got none)")
     for each in ks:
@@ -134,6 +142,9 @@ def evaluate_embeddings(
     num_users, num_items = user_emb.size(0), item_emb.size(0)
     ks = check_k(k, num_items)
     device = user_emb.device
+    if held_out.dim() != 2 or held_out.size(0) != 2 or held_out.numel() == 0:
+        raise ValueError(f"'held_out' must be of shape [2, P] with at least "
+                         f"one positive (got {list(held_out.shape)})")
     held_out = held_out.to(device)
     held_out = held_out[:, held_out[0].argsort(stable=True)]
     degree = torch.bincount(held_out[0], minlength=num_users)

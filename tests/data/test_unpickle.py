@@ -62,8 +62,8 @@ INTS = np.array([0, 1, 2, 3], dtype=np.int32)
 # Name: (pickle, what the error says).
 ERRORS = {
     'os.system': (Call(os.system, 'touch pwned'), r"names 'posix.system'"),
-    'eval': (Call(eval, 'MARK.append(1)'), "names 'builtins.eval'"),
-    'getattr': (Call(getattr, int, 'real'), "names 'builtins.getattr'"),
+    'eval': (Call(eval, 'MARK.append(1)'), "names '__builtin__.eval'"),
+    'getattr': (Call(getattr, int, 'real'), "names '__builtin__.getattr'"),
     'inside of an array': (np.array([Call(os.system, 'touch pwned')],
                                     dtype=object), 'posix.system'),
     'inside of a matrix': (b'cos\nsystem\n(S"touch pwned"\ntR.', 'os.system'),

@@ -162,4 +162,4 @@ def _graph(
     if rows[3] is not None:
         data[edge_type].time = torch.from_numpy(rows[3])
     data.report = report
-    return set_ids(data, *maps, edge_type=edge_type)
+    return set_ids(data, maps[0], maps[1], edge_type)

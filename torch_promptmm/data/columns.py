@@ -39,19 +39,19 @@ def read_ids(
         return _factorise(column)
     if pa.types.is_floating(column.type):
         column = _whole_numbers(column, pa, pc)
-    if not pa.types.is_dictionary(column.type):
+    if pa.types.is_dictionary(column.type):
+        # Arrow numbers each chunk by itself: one numbering for all of them.
+        column = column.unify_dictionaries()
+    else:
         try:
-            column = column.dictionary_encode()
+            column = column.dictionary_encode()  # One for all already.
         except pa.ArrowNotImplementedError:  # Such as UUIDs.
             return _factorise(column.to_pandas())
-    # Arrow numbers each chunk by itself: one numbering for all of them.
-    column = column.unify_dictionaries().combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = (column.chunk(0) if column.num_chunks else
-                  pa.array([], column.type))
-    ids = column.dictionary
-    rows = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False)
-    if pa.types.is_large_string(ids.type) or pa.types.is_string(ids.type):
+    parts = column.chunks or [pa.array([], column.type)]
+    ids = parts[-1].dictionary
+    rows = pc.fill_null(pa.chunked_array([x.indices for x in parts]),
+                        -1).to_numpy()
+    if _is_text(ids, pa):
         rows, ids = _clean(table, role, rows, ids, report)
         whole = len(ids) > 0 and pc.all(
             pc.match_substring_regex(ids, INTEGER)).as_py()
@@ -64,9 +64,18 @@ def read_ids(
             ids = pc.cast(ids, pa.int64())
     elif id_type == 'str':
         ids = pc.cast(ids, pa.string())
-    if pa.types.is_integer(ids.type):
-        return rows, IdMap(ids.to_numpy(zero_copy_only=False).tolist())
+    if pa.types.is_signed_integer(ids.type):
+        array = ids.to_numpy(zero_copy_only=False).astype(np.int64)
+        return rows, IdMap._of(array)
+    if _is_text(ids, pa):  # A dictionary has each entry once.
+        return rows, IdMap._of(ids.to_numpy(zero_copy_only=False))
     return rows, IdMap(ids.to_pylist())
+
+
+def _is_text(column: Any, pa: Any) -> bool:
+    kind = column.type
+    return (pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            or pa.types.is_string_view(kind))
 
 
 def _factorise(column: Any) -> tuple[np.ndarray, IdMap]:

@@ -11,10 +11,10 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 MAX_SHOWN = 80
-OPENERS: dict[str, Callable[..., IO[bytes]]] = {
+OPENERS: dict[str, Any] = {
     '.gz': gzip.open,
     '.bz2': bz2.open,
     '.xz': lzma.open,
@@ -51,7 +51,7 @@ def rows_of(
         ValueError: If the file cannot be unpacked, decoded or split, with
             file and line.
     """
-    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    quoting: Any = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     with open_bytes(path) as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, newline='')
         reader = csv.reader(text, delimiter=sep, quotechar=quote,

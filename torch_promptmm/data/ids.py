@@ -108,14 +108,20 @@ class IdMap:
                              f"{len(self)} ids (0 to {len(self) - 1})")
         out = np.empty(index.shape, dtype=object)
         known = index >= 0
-        out[known] = self._array[index[known]].tolist()
+        out[known] = self._array[index[known]].astype(object)
         return out.tolist()
 
     def subset(self, rows: Any) -> IdMap:
         r"""The map of a part of the rows, renumbered in the order given."""
         index = torch.as_tensor(rows).numpy(force=True)
-        out = IdMap.__new__(IdMap)
-        out._array, out._rows = self._array[index], None
+        return IdMap._of(self._array[index])
+
+    @classmethod
+    def _of(cls, array: np.ndarray) -> IdMap:
+        r"""The map of an array whose ids are known to be sound: int64, or
+        objects that are unique and hashable."""
+        out = cls.__new__(cls)
+        out._array, out._rows = array, None
         return out
 
     def to_list(self) -> list[Any]:
@@ -193,9 +199,13 @@ class IdMap:
         if self._array.dtype == np.int64:
             duplicate = len(np.unique(self._array)) < len(self._array)
         else:
-            for x in self._array:
-                _hashable(x)
-            duplicate = len(set(self._array)) < len(self._array)
+            ids = self._array.tolist()
+            try:
+                duplicate = len(set(ids)) < len(ids)
+            except TypeError:
+                for x in ids:
+                    _hashable(x)
+                raise
         if duplicate:
             seen: set[Any] = set()
             first = next(x for x in self.to_list()

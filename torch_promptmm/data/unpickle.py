@@ -73,7 +73,8 @@ class _Array:
 
 class _Dtype:
     def __init__(self, code: Any, *flags: Any) -> None:
-        self.code, self.order = code, '='
+        self.code = code
+        self.order: Any = '='
 
     def __setstate__(self, state: Any) -> None:
         self.order = state[1]
@@ -224,7 +225,7 @@ def _sparse(value: _Sparse) -> Any:
     r"""A matrix of records as a checked :class:`scipy.sparse.coo_matrix`."""
     sparse = import_extra('scipy.sparse', 'tables', 'Reading a matrix')
     state = value.state
-    shape = state.get('_shape', state.get('shape'))
+    shape: Any = state.get('_shape', state.get('shape'))
     num_rows, num_cols = (_number(x) for x in shape)
     if num_rows < 0 or num_cols < 0:
         raise ValueError(f'a matrix of the shape {list(shape)}')

@@ -4,7 +4,7 @@ from .amazon import AmazonReviews
 from .authors import Netflix, TikTok
 from .base import SplitDataset
 from .blocks import BlockDataset
-from .download import download
+from .fetch import download
 from .interaction_folder import InteractionFolder
 from .synthetic import SyntheticMultimodal
 

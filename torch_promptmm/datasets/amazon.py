@@ -15,7 +15,7 @@ from torch_promptmm.checks import check_int
 from torch_promptmm.data.assemble import assemble
 from torch_promptmm.data.csv_scan import shorten
 from torch_promptmm.data.filtering import KCore, k_core
-from torch_promptmm.data.ids import item_ids, set_ids
+from torch_promptmm.data.ids import IdMap, set_ids
 from torch_promptmm.data.npy import save_npy
 from torch_promptmm.data.report import Report, report_of
 from torch_promptmm.data.text import HashingTfidf, check_encoded
@@ -28,7 +28,7 @@ from torch_promptmm.datasets.amazon_raw import (
     read_texts,
 )
 from torch_promptmm.datasets.base import SplitDataset, Transform
-from torch_promptmm.datasets.download import download, verify
+from torch_promptmm.datasets.fetch import download, verify
 from torch_promptmm.datasets.store import (
     INDEX,
     partial_folder,
@@ -269,8 +269,8 @@ class AmazonReviews(SplitDataset):
                         self.min_rating)
         texts: dict[str, str] = {}
         if self.require:
-            items = item_ids(data)
-            keep = np.ones(len(items), dtype=bool)
+            items: IdMap = data['item'].raw_id
+            keep: Any = np.ones(len(items), dtype=bool)
             if 'textual' in self.require:
                 texts = read_texts(paths['textual'], items, report)
                 keep &= np.array([x in texts for x in items])
@@ -292,7 +292,7 @@ class AmazonReviews(SplitDataset):
         texts: dict[str, str],
         folder: str,
     ) -> HeteroData:
-        items = item_ids(data)
+        items: IdMap = data['item'].raw_id
         report = report_of(data)
         masks = {}
         if 'textual' in self.modalities:

@@ -8,8 +8,8 @@ import json
 import os.path as osp
 import re
 from array import array
-from collections.abc import Callable, Container, Iterator
-from typing import IO, Any
+from collections.abc import Container, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +35,7 @@ def lines_of(path: str) -> Iterator[tuple[int, bytes]]:
         ValueError: If the file is cut off or damaged, or a line is longer
             than any record can be.
     """
-    opener: Callable[..., IO[bytes]] = (gzip.open if path.endswith('.gz')
-                                        else open)
+    opener: Any = gzip.open if path.endswith('.gz') else open
     with opener(path, 'rb') as f:
         number = 0
         while True:
@@ -102,7 +101,7 @@ def read_reviews(path: str) -> tuple[list[Any], list[IdMap]]:
         ValueError: If a line is no record.
     """
     ids: list[dict[str, int]] = [{}, {}]
-    rows = [array('q'), array('q'), array('d'), array('d')]
+    rows: list[array[Any]] = [array('q'), array('q'), array('d'), array('d')]
     for number, line in lines_of(path):
         where = f'{path}, line {number}'
         record = parse_record(line, where)

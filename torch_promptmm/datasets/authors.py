@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.data.formats import read_mmrec, read_promptmm
 from torch_promptmm.datasets.base import SplitDataset, Transform
-from torch_promptmm.datasets.download import download, verify
+from torch_promptmm.datasets.fetch import download, verify
 from torch_promptmm.datasets.interaction_folder import InteractionFolder
 from torch_promptmm.datasets.table3 import beside_table3
 

@@ -107,11 +107,13 @@ def read_splits(
         ValueError: If a file is missing or of another size than it was.
     """
     body = _read_index(folder)
-    for file, size in body['files'].items():
-        path = osp.join(folder, file)
-        if not osp.isfile(path) or osp.getsize(path) != size:
-            raise ValueError(f'{path} is missing or damaged; make the dataset '
-                             f'anew with force_reload=True')
+    for where, files in [(folder, body['files']),
+                         (features, body['features'])]:
+        for file, size in files.items():
+            path = osp.join(where, file)
+            if not osp.isfile(path) or osp.getsize(path) != size:
+                raise ValueError(f'{path} is missing or damaged; make the '
+                                 f'dataset anew with force_reload=True')
     parts = [load_npy(osp.join(folder, f'{x}.npy')) for x in SPLITS]
     tensors: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
@@ -122,8 +124,9 @@ def read_splits(
             masks[name.removesuffix('_mask')] = load_npy(path)
         else:
             tensors[name] = load_npy(path, mmap)
-    splits = from_splits(*parts, tensors or None, body['num_users'],
-                         body['num_items'], masks, EDGE_TYPE, known)
+    splits = from_splits(parts[0], parts[1], parts[2], tensors or None,
+                         body['num_users'], body['num_items'], masks,
+                         EDGE_TYPE, known)
     times = _times(folder)
     maps = {}
     for kind in ('user', 'item'):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_int
+from torch_promptmm.checks import check_ids, check_int
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class InteractionLoader:
     Args:
         positives (torch.Tensor): The interactions to train on
             :math:`(2, P)`.
-        known (torch.Tensor): The known interactions :math:`(2, E)`, each one
-            once.
+        known (torch.Tensor): The known interactions :math:`(2, E)`; those of
+            :obj:`positives` are known in any case.
         num_users (int): The number of users.
         num_items (int): The number of items.
         batch_size (int, optional): The number of interactions in a batch.
@@ -110,11 +110,16 @@ class InteractionLoader:
                 raise ValueError(f"'{name}' must be of shape [2, P] with at "
                                  f"least one interaction (got "
                                  f"{list(index.shape)})")
-        self.positives = positives.to(device)
+            for row, limit in enumerate((num_users, num_items)):
+                check_ids(f'{name}[{row}]', index[row], limit,
+                          ('user', 'item')[row])
+        self.positives = positives.to(device).long()
         self.device = self.positives.device
-        user, item = known.to(self.device)
-        order = (user * num_items + item).argsort()
-        user, item = user[order], item[order]
+        # What is trained on is known, and what is there twice is known once.
+        known = torch.cat([known.to(self.device), self.positives], dim=1)
+        user, item = known.long()
+        key = (user * num_items + item).unique()
+        user, item = key // num_items, key % num_items
         self._degree = torch.bincount(user, minlength=num_users)
         self._start = torch.nn.functional.pad(self._degree.cumsum(0), (1, 0))
         self._known_item = item

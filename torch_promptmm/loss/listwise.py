@@ -6,6 +6,7 @@ from torch import Tensor
 from torch_promptmm.checks import check_float
 from torch_promptmm.loss.ranking import (
     check_scores,
+    check_valid,
     masked_mean,
     with_positive,
 )
@@ -52,10 +53,10 @@ class ListwiseKD(torch.nn.Module):
         t = teacher_scores / self.temperature
         rows = None
         if mask is not None:
+            check_valid(mask, student_scores)
             mask = with_positive(mask)
             rows = mask[:, 1:].any(dim=1)
-            s, t = s.masked_fill(~mask, _NEVER), t.masked_fill(~mask, _NEVER)
-        value = _kl(t.log_softmax(dim=1), s.log_softmax(dim=1))
+        value = _kl(_filled(t, mask), _filled(s, mask), mask)
         return self.temperature**2 * masked_mean(value, rows)
 
     def __repr__(self) -> str:
@@ -116,8 +117,17 @@ class DisentangledListKD(torch.nn.Module):
         check_scores('student_scores', student_scores, teacher_scores)
         if student_scores.size(1) < 2:  # No row has a negative.
             return (student_scores.sum() + teacher_scores.sum()) * 0.0
-        s_pos, s_neg = _split(student_scores / self.temperature, mask)
-        t_pos, t_neg = _split(teacher_scores / self.temperature, mask)
+        rows = None
+        if mask is not None:
+            check_valid(mask, student_scores)
+            mask = mask[:, 1:]
+            rows = mask.any(dim=1)
+            # What these rows hold is left out in the end, but is finite.
+            mask = mask | ~rows.view(-1, 1)
+        s = student_scores / self.temperature
+        t = teacher_scores / self.temperature
+        s_pos, s_neg = s[:, 0], _filled(s[:, 1:], mask)
+        t_pos, t_neg = t[:, 0], _filled(t[:, 1:], mask)
         s_all, t_all = s_neg.logsumexp(dim=1), t_neg.logsumexp(dim=1)
         # b = sigmoid(positive - logsumexp of the negatives), in logs:
         s_gap, t_gap = s_pos - s_all, t_pos - t_all
@@ -125,10 +135,9 @@ class DisentangledListKD(torch.nn.Module):
         b_pos, b_neg = t_gap.sigmoid(), (-t_gap).sigmoid()
         first = (b_pos * (log_sigmoid(t_gap) - log_sigmoid(s_gap)) + b_neg *
                  (log_sigmoid(-t_gap) - log_sigmoid(-s_gap)))
-        second = _kl(t_neg - t_all.view(-1, 1), s_neg - s_all.view(-1, 1))
+        second = _kl(t_neg, s_neg, mask)
         beta = b_neg if self.beta is None else self.beta
         value = self.alpha * first + beta * second
-        rows = None if mask is None else mask[:, 1:].any(dim=1)
         return self.temperature**2 * masked_mean(value, rows)
 
     def __repr__(self) -> str:
@@ -136,18 +145,18 @@ class DisentangledListKD(torch.nn.Module):
                 f'alpha={self.alpha}, beta={self.beta})')
 
 
-# Finite, so that a row without any valid negative has finite gradients.
-_NEVER = -1e9
+def _filled(scores: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Takes all weight from what is masked."""
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, float('-inf'))
 
 
-def _split(scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    negative = scores[:, 1:]
-    if mask is not None:
-        negative = negative.masked_fill(~mask[:, 1:], _NEVER)
-    return scores[:, 0], negative
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""KL divergence of each row; entries without probability add
-    nothing."""
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+def _kl(t: Tensor, s: Tensor, mask: Tensor | None) -> Tensor:
+    r"""KL divergence between the softmaxes of each row."""
+    log_p, log_q = t.log_softmax(dim=1), s.log_softmax(dim=1)
+    if mask is None:
+        return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    # The difference of two infinities is no number.
+    gap = log_p.masked_fill(~mask, 0.0) - log_q.masked_fill(~mask, 0.0)
+    return (log_p.exp() * gap).sum(dim=1)

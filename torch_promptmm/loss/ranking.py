@@ -22,10 +22,19 @@ def check_scores(name: str, scores: Tensor, other: Tensor | None = None,
                          f"{list(other.shape)})")
 
 
+def check_valid(mask: Tensor, values: Tensor) -> None:
+    r"""Checks that a mask fits what it masks."""
+    if mask.dtype != torch.bool or mask.shape != values.shape:
+        raise ValueError(f"'mask' must be a boolean tensor of shape "
+                         f"{list(values.shape)} (got shape "
+                         f"{list(mask.shape)}, {mask.dtype})")
+
+
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     r"""The mean over valid entries; zero where there are none."""
     if mask is None:
         return values.mean() if values.numel() > 0 else values.sum()
+    check_valid(mask, values)
     total = torch.where(mask, values, 0.0).sum()
     return total / mask.sum().clamp(min=1)
 
@@ -93,6 +102,7 @@ class SampledSoftmaxLoss(torch.nn.Module):
         if mask is None:
             value = torch.logsumexp(logits, dim=1) - logits[:, 0]
             return masked_mean(value, None)
+        check_valid(mask, scores)
         mask = with_positive(mask)
         logits = logits.masked_fill(~mask, float('-inf'))
         value = torch.logsumexp(logits, dim=1) - logits[:, 0]
@@ -104,8 +114,6 @@ class SampledSoftmaxLoss(torch.nn.Module):
 
 def with_positive(mask: Tensor) -> Tensor:
     r"""The same mask with the positive always valid."""
-    if bool(mask[:, 0].all()) if not mask.is_cuda else False:
-        return mask
     mask = mask.clone()
-    mask[:, 0] = True
+    mask[:, :1] = True
     return mask

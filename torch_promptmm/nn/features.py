@@ -142,7 +142,9 @@ def column_statistics(x: Tensor, mask: Tensor | None = None,
         return ColumnStatistics(zero, zero.clone())
     mean = total / count
     variance = (square / count - mean.square()).clamp(min=0.0)
-    floor = 1e-12 * (square / count + origin.double().cpu().square())
+    # What rounding alone makes of a constant column.
+    rounding = 8 * torch.finfo(wide.dtype).eps * origin.double().cpu()
+    floor = 1e-12 * square / count + rounding.square()
     scale = torch.where(variance > floor, variance, 1.0).rsqrt()
     scale = torch.where(variance > floor, scale, 0.0)
     mean = mean + origin.double().cpu()

@@ -188,9 +188,9 @@ class UserItemGraph:
             weight = torch.ones(row.numel(), dtype=torch.double,
                                 device=row.device)
         elif not bool((weight.isfinite() & (weight >= 0)).all()):
-            raise ValueError(f"Edge weights must be finite and not negative "
-                             f"(got values from {float(weight.min())} to "
-                             f"{float(weight.max())})")
+            raise ValueError(f'Edge weights must be finite and not negative '
+                             f'(got values from {float(weight.min())} to '
+                             f'{float(weight.max())})')
         degree_user = weight.new_zeros(num_users).index_add_(0, row, weight)
         degree_item = weight.new_zeros(num_items).index_add_(0, col, weight)
         norm_user, norm_item = [

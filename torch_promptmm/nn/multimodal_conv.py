@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor
 
-from torch_promptmm.nn.graph import UserItemGraph
+from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
 
@@ -77,14 +78,19 @@ class MultimodalConv(torch.nn.Module):
         x_item, x_user = x if isinstance(x, (tuple, list)) else (x, None)
         if isinstance(prompt, (tuple, list)):
             prompt = prompt[0]
-        out = self.reduction(x_item, prompt, context)
+        num_items = x_item.size(0)
+        if size is not None and int(size[0]) != num_items:
+            raise ValueError(f"'size' must be (num_items, num_users), but "
+                             f"there are {num_items} item features (got "
+                             f"{tuple(size)})")
         num_users = self._num_users(edge_index, x_user, size)
-        if not isinstance(edge_index, UserItemGraph):
-            if isinstance(edge_index, Tensor) and (edge_index.layout
-                                                   == torch.strided):
-                edge_index = edge_index.as_subclass(Tensor).flip([0])
-            edge_index = UserItemGraph(edge_index, num_users, x_item.size(0))
-        return self.conv((None, out), edge_index)[0]
+        if isinstance(edge_index, Tensor) and (edge_index.layout
+                                               == torch.strided):
+            edge_index = edge_index.as_subclass(Tensor).flip([0])
+        out = self.reduction(x_item, prompt, context)
+        graph = as_graph(edge_index, num_users, num_items, out.device,
+                         out.dtype)
+        return self.conv((None, out), graph)[0]
 
     def _num_users(self, edge_index: Any, x_user: Tensor | None,
                    size: tuple[int, int] | None) -> int:
@@ -98,6 +104,10 @@ class MultimodalConv(torch.nn.Module):
                 isinstance(edge_index, Tensor)
                 and edge_index.layout != torch.strided):
             return int(edge_index.size(0))
+        if isinstance(edge_index, EdgeIndex):
+            num_users = edge_index.sparse_size(1)
+            if num_users is not None:
+                return int(num_users)
         raise ValueError("The number of users is unknown: pass user features "
                          "in 'x', or 'size=(num_items, num_users)'")
 

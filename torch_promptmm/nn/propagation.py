@@ -57,8 +57,10 @@ def propagate(
     """
     user_row, user_back = _distinct('user_id', user_id, graph.num_users)
     item_row, item_back = _distinct('item_id', item_id, graph.num_items)
-    out = _Propagation.apply(x_user, x_item, graph, tuple(weights), user_row,
-                             item_row, return_ego)
+    # Sparse products are not there in every type that autocast may choose.
+    with torch.autocast(x_item.device.type, enabled=False):
+        out = _Propagation.apply(x_user, x_item, graph, tuple(weights),
+                                 user_row, item_row, return_ego)
     backs = (user_back, item_back) * (2 if return_ego else 1)
     return tuple(
         x if back is None or x is None else x.index_select(0, back)

@@ -20,7 +20,6 @@ from torch_promptmm.nn.features import (
     masked_rows,
 )
 
-
 _EPSILON = 1e-12  # Added to squared norms.
 
 
@@ -146,12 +145,6 @@ class PromptedReduction(torch.nn.Module):
                 (default: :obj:`True`)
         """
         check_matrix('x', x, self.in_channels)
-        if basis is not None:
-            check_matrix('basis', basis, self.prompt_channels)
-            if basis.size(0) != x.size(0):
-                raise ValueError(f"'basis' must have a row for each of the "
-                                 f"{x.size(0)} items (got shape "
-                                 f"{list(basis.shape)})")
         if standardize:
             self.mean, self.scale = column_statistics(x, mask, self.mean)
         else:
@@ -161,9 +154,30 @@ class PromptedReduction(torch.nn.Module):
         if basis is None:
             self.gram = torch.zeros_like(self.gram)
         else:
-            basis = basis.to(self.mean)
-            one = basis.new_ones(basis.size(0), 1)
-            self.gram = self._project(x, torch.cat([basis, one], 1), mask)
+            self.fit_gram(x, basis, mask)
+
+    @torch.no_grad()
+    def fit_gram(self, x: Tensor, basis: Tensor,
+                 mask: Tensor | None = None) -> None:
+        r"""Computes :math:`\mathbf{G}` alone, for another prompt.
+
+        Args:
+            x (torch.Tensor): The features of all items
+                :math:`(|\mathcal{I}|, d_m)`.
+            basis (torch.Tensor): :math:`\mathbf{Z}`
+                :math:`(|\mathcal{I}|, d)`.
+            mask (torch.Tensor, optional): True where the item has the
+                modality :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
+        """
+        check_matrix('x', x, self.in_channels)
+        check_matrix('basis', basis, self.prompt_channels)
+        if basis.size(0) != x.size(0):
+            raise ValueError(f"'basis' must have a row for each of the "
+                             f"{x.size(0)} items (got shape "
+                             f"{list(basis.shape)})")
+        basis = basis.to(self.mean)
+        one = basis.new_ones(basis.size(0), 1)
+        self.gram = self._project(x, torch.cat([basis, one], 1), mask)
 
     def _project(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         r""":math:`\mathbf{Y}^{\top} \hat{\mathbf{X}}`."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.typing import Adj
 
-from torch_promptmm.nn.graph import UserItemGraph
+from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.propagation import propagate
 from torch_promptmm.nn.teacher import MultimodalTeacher, TeacherOutput
 
@@ -52,30 +53,41 @@ class PromptTables:
 
     where both tables in brackets are computed once: a step needs the rows
     of the batch and no sparse product. With normalised rows, or a deeper
-    prompt, the prompt's part is propagated at each step.
+    prompt, the prompt's part is propagated at each step. The raw features
+    are read here alone, and again at each step only with both.
 
     Args:
         teacher (MultimodalTeacher): The teacher, with its features.
-        graph (UserItemGraph): The graph.
+        graph (torch.Tensor or SparseTensor or UserItemGraph): The
+            user-item graph.
     """
     def __init__(self, teacher: MultimodalTeacher,
-                 graph: UserItemGraph) -> None:
+                 graph: Adj | UserItemGraph) -> None:
         prompt = teacher.prompt
         if prompt is None:
-            raise ValueError("The teacher has no prompt (use ConstantTables)")
-        self.teacher, self.graph, self.prompt = teacher, graph, prompt
+            raise ValueError('The teacher has no prompt (use ConstantTables)')
+        weight = teacher.backbone.item_embedding.weight
+        self.graph = as_graph(graph, teacher.num_users, teacher.num_items,
+                              weight.device, weight.dtype)
+        self.teacher, self.prompt = teacher, prompt
         with torch.no_grad():
-            self.user, self.item = teacher.backbone(graph)
+            self.user, self.item = teacher.backbone(self.graph)
             self.fixed: dict[str, Pair] = {}
-            self.projected: dict[str, Tensor] = {}  # G_m W_m, (d + 1, d)
+            # What each step needs: C_m W_m from G_m W_m (d + 1, d) of an
+            # affine prompt, from Y_m (I, d) of a deeper one.
+            self.projected: dict[str, Tensor] = {}
+            self.reduced: dict[str, Tensor] = {}
             self.needs_propagation = not prompt.is_affine
             for name in teacher.modalities:
                 reduction = teacher.reduction(name)
                 y = teacher.reduced(name)
-                self.needs_propagation |= reduction.normalize == 'row'
-                h = y + reduction.bias
-                self.fixed[name] = self._propagate(h)
-                self.projected[name] = reduction.gram @ reduction.weight
+                normalize_rows = reduction.normalize == 'row'
+                self.needs_propagation |= normalize_rows
+                self.fixed[name] = self._propagate(y + reduction.bias)
+                if prompt.is_affine:
+                    self.projected[name] = reduction.gram @ reduction.weight
+                elif not normalize_rows:
+                    self.reduced[name] = y
             if not self.needs_propagation:
                 one = prompt.basis.new_ones(prompt.num_items, 1)
                 self.basis = self._propagate(torch.cat([prompt.basis, one], 1))
@@ -119,14 +131,9 @@ class PromptTables:
                           item_id: Tensor | None) -> dict[str, Pair]:
         prompt, parts = self.prompt(), {}
         for name in self.fixed:
-            reduction = self.teacher.reduction(name)
-            zero = torch.zeros_like(self.fixed[name][1])
-            context = self.teacher.context(name, prompt)
-            if context is None:  # A deeper prompt without row norms.
-                context = reduction.context(self.teacher.features[name],
-                                            prompt,
-                                            self.teacher.masks.get(name))
-            part = reduction.finish(zero, prompt, context) - reduction.bias
+            part = self.teacher.reduction(name).prompt_term(
+                prompt, self.teacher.context(name, prompt),
+                self.reduced.get(name))
             parts[name] = self._propagate(part, user_id, item_id)
         return parts
 

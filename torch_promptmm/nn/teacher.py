@@ -137,9 +137,13 @@ class MultimodalTeacher(torch.nn.Module):
 
     @prompt.setter
     def prompt(self, prompt: SoftPrompt | None) -> None:
+        old = self.__dict__.get('_prompt')
         object.__setattr__(self, '_prompt', prompt)
-        if prompt is not None and self._features:
-            raise NotImplementedError
+        if prompt is None or prompt is old or not prompt.is_affine:
+            return
+        for name, x in self._features.items():
+            self.reduction(name).fit_gram(x, prompt.basis,
+                                          self._masks.get(name))
 
     @property
     def modalities(self) -> list[str]:
@@ -250,6 +254,25 @@ class MultimodalTeacher(torch.nn.Module):
             item = item + self.fusion_weight * unit_rows(x_item)
         return TeacherOutput(user, item, modalities)
 
+    def propagate(
+        self,
+        x: Mapping[str, Tensor],
+        graph: UserItemGraph,
+        user_id: Tensor | None = None,
+        item_id: Tensor | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        r"""Applies :math:`\mathbf{T}` to the item features
+        :math:`(|\mathcal{I}|, *)` of several modalities, side by side in one
+        sparse product."""
+        widths = [value.size(1) for value in x.values()]
+        user, item = self.conv((None, torch.cat(list(x.values()), dim=1)),
+                               graph, user_id, item_id)
+        return {
+            name: (x_user, x_item)
+            for name, x_user, x_item in zip(
+                x, user.split(widths, dim=1), item.split(widths, dim=1))
+        }
+
     def forward(
         self,
         graph: Adj | UserItemGraph,
@@ -276,11 +299,12 @@ class MultimodalTeacher(torch.nn.Module):
                          weight.dtype)
         user, item, *ego = self.backbone(graph, user_id, item_id, return_ego)
         prompt = None if self.prompt is None else self.prompt()
-        modalities = {}
-        for name in self.in_channels:
-            x = self.reduction(name).finish(self.reduced(name), prompt,
-                                            self.context(name, prompt))
-            modalities[name] = self.conv((None, x), graph, user_id, item_id)
+        modalities = self.propagate(
+            {
+                name: self.reduction(name).finish(
+                    self.reduced(name), prompt, self.context(name, prompt))
+                for name in self.in_channels
+            }, graph, user_id, item_id)
         out = self.fuse(user, item, modalities)
         return (out, *ego) if return_ego else out
 

@@ -108,7 +108,7 @@ def read_distiller(path: str | os.PathLike,
             raise ValueError("'teacher' is for classes that are not ours; "
                              "this file holds a MultimodalTeacher")
         load_weights(teacher, subset(tensors, 'teacher'),
-                     f"The teacher in {str(path)!r}")
+                     f'The teacher in {str(path)!r}')
     try:
         return _build(tensors, config, teacher)
     except Exception as error:  # A damaged file fails in many ways.

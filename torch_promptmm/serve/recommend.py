@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_ids, check_int
+from torch_promptmm.checks import check_ids, check_int, check_matrix
 from torch_promptmm.evaluate import KnownItems, top_items
 
 
@@ -33,12 +33,19 @@ def recommend(
         Items :math:`(B, k)` and scores :math:`(B, k)`, best first; where a
         user has fewer items left, item -1 with score :math:`-\infty`.
     """
+    check_matrix('user_emb', user_emb)
+    check_matrix('item_emb', item_emb, user_emb.size(1))
     num_users, num_items = user_emb.size(0), item_emb.size(0)
     user_ids = check_ids('user_ids', user_ids, num_users, 'user')
     if check_int('k', k, 1) > num_items:
         raise ValueError(f"'k' must not be larger than the catalogue of "
                          f"{num_items} items (got {k})")
     if isinstance(known, Tensor):
+        if known.dim() != 2 or known.size(0) != 2:
+            raise ValueError(f"'known' must be of shape [2, E] (got "
+                             f"{list(known.shape)})")
+        check_ids('known', known[0], num_users, 'user')
+        check_ids('known', known[1], num_items, 'item')
         known = KnownItems(known.to(user_emb.device), num_users)
     user_ids = user_ids.to(user_emb.device)
     items, scores = [user_ids.new_empty(0, k)], [user_emb.new_empty(0, k)]

@@ -52,7 +52,7 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)
         data = tensors[name].reshape(-1).view(torch.uint8)
-        crc = zlib.crc32(data.numpy(), crc)
+        crc = zlib.crc32(data.numpy().data, crc)
     return f'{crc:08x}'
 
 

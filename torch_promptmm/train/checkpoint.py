@@ -85,8 +85,8 @@ def load_weights(module: torch.nn.Module, state: Mapping[str, Any],
     try:
         module.load_state_dict(state)
     except Exception as error:  # Whatever a module of another class raises.
-        raise ValueError(f"{source} does not fit "
-                         f"({first_line(error)})") from error
+        raise ValueError(f'{source} does not fit '
+                         f'({first_line(error)})') from error
 
 
 def first_line(error: Exception) -> str:

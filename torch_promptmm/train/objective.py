@@ -79,7 +79,7 @@ class RankingObjective(torch.nn.Module):
             margin = pair_margin(rows)
             return self.loss(margin, batch.negative_mask[:, 0])
         if scores is None or mask is None:
-            raise ValueError("The softmax needs list scores and their mask")
+            raise ValueError('The softmax needs list scores and their mask')
         return self.loss(scores, mask)
 
     def __repr__(self) -> str:

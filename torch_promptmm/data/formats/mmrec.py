@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import os
 import os.path as osp
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def read_mmrec(
             raise ValueError(f'{place}: a {role} has a negative number')
         columns.append(number)
     user, item = columns
-    label = read_ratings(table)
+    label: Any = read_ratings(table)
     missing = (user < 0) | (item < 0) | ~np.isfinite(label)
     report.repair(int(missing.sum()), f'rows of {path} without user, item or '
                                       f'{LABEL} were left out')
@@ -102,8 +103,8 @@ def read_mmrec(
                           {k: len(v) for k, v in features.items()}, root)
     num_users = number_of('users', int(user.max()), note, {}, root)
     parts = [np.stack([user[label == i], item[label == i]]) for i in range(3)]
-    splits = from_splits(*parts, features or None, num_users, num_items,
-                         masks, edge_type, known)
+    splits = from_splits(parts[0], parts[1], parts[2], features or None,
+                         num_users, num_items, masks, edge_type, known)
     users = _read_ids(root, 'users', num_users)
     items = _read_ids(root, 'items', num_items)
     for data in splits:

@@ -110,13 +110,13 @@ def read_promptmm(
                for end in range(2)]
     num_users = number_of('users', highest[0], note, users, root)
     num_items = number_of('items', highest[1], note, items, root)
-    splits = from_splits(*parts, features or None, num_users, num_items,
-                         masks, edge_type, known)
+    splits = from_splits(parts[0], parts[1], parts[2], features or None,
+                         num_users, num_items, masks, edge_type, known)
     maps = [IdMap.from_bytes(json.dumps(note[x]).encode())
             if note.get(x) else None for x in ('user_ids', 'item_ids')]
     for data in splits:
         data.report = report
-        set_ids(data, *maps, edge_type=edge_type)
+        set_ids(data, maps[0], maps[1], edge_type)
     return splits
 
 

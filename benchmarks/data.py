@@ -1,0 +1,110 @@
+"""How long reading interactions takes, and how much memory.
+
+    python benchmarks/data.py                      # 10 million interactions
+    python benchmarks/data.py --size 1000000 --kinds csv
+
+Each figure is of a process of its own. Beside it stands what pandas takes to
+read the same columns of the same file and do nothing with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+
+import numpy as np
+
+COLUMNS = ['user', 'item', 'rating', 'time']
+
+
+def make_table(folder: str, size: int, kinds: list[str]) -> None:
+    """Interactions with text ids: a million users, 300,000 items, some of
+    them far more popular than others, in the order of their times."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    rng = np.random.default_rng(0)
+    num_users, num_items = max(size // 10, 10), max(size * 3 // 100, 10)
+    user = (rng.random(size)**1.5 * num_users).astype(np.int32)
+    item = (rng.random(size)**2.5 * num_items).astype(np.int32)
+    names = [pa.array([f'A{i:012X}' for i in range(num_users)]),
+             pa.array([f'B{i:09X}' for i in range(num_items)])]
+    table = pa.table({
+        'user': names[0].take(pa.array(user)),
+        'item': names[1].take(pa.array(item)),
+        'rating': rng.integers(1, 6, size).astype(np.float32),
+        'time': np.sort(rng.integers(1_000_000_000, 1_400_000_000, size)),
+    })
+    if 'csv' in kinds:
+        pa.csv.write_csv(table, os.path.join(folder, 'table.csv'))
+    if 'parquet' in kinds:
+        pa.parquet.write_table(table, os.path.join(folder, 'table.parquet'))
+
+
+def read(reader: str, path: str) -> None:
+    """Prints the seconds and the peak of memory, in MiB, of one reading."""
+    if reader == 'pandas':
+        import pandas as pd
+        start = time.perf_counter()
+        table = (pd.read_csv(path, usecols=COLUMNS) if path.endswith('.csv')
+                 else pd.read_parquet(path, columns=COLUMNS))
+        count = len(table)
+    else:
+        from torch_promptmm.data import read_interactions
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Some pairs are drawn twice.
+            data = read_interactions(path, rating='rating', time='time')
+        count = data.num_edges
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(seconds, peak, count)
+
+
+def measure(reader: str, path: str) -> tuple[float, float, int]:
+    done = subprocess.run(
+        [sys.executable, __file__, '--reader', reader, '--path', path],
+        capture_output=True, text=True, check=True)
+    seconds, peak, count = done.stdout.split()
+    return float(seconds), float(peak), int(count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--size', type=int, default=10_000_000)
+    parser.add_argument('--kinds', nargs='*', default=['parquet', 'csv'])
+    parser.add_argument('--repeats', type=int, default=2)
+    parser.add_argument('--reader', help=argparse.SUPPRESS)
+    parser.add_argument('--path', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.reader is not None:
+        read(args.reader, args.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_table(folder, args.size, args.kinds)
+        print(f'{args.size:,} interactions; the best of {args.repeats} runs; '
+              f'peak memory is of the whole process, imports included')
+        print(f'{"file":8} {"MB":>6} {"reader":8} {"s":>7} {"MiB":>7} '
+              f'{"times pandas":>13} {"interactions":>13}')
+        for kind in args.kinds:
+            path = os.path.join(folder, f'table.{kind}')
+            base = None
+            for reader in ('pandas', 'ours'):
+                runs = [measure(reader, path) for _ in range(args.repeats)]
+                seconds = min(x[0] for x in runs)
+                peak = max(x[1] for x in runs)
+                base = base or seconds
+                print(f'{kind:8} {os.path.getsize(path) / 1e6:6.0f} '
+                      f'{reader:8} {seconds:7.2f} {peak:7.0f} '
+                      f'{seconds / base:13.1f} {runs[0][2]:13,}', flush=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,134 @@
+"""Every example runs as a user runs it: from another folder, as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from amazon_raw import serve, write_amazon_raw
+
+from torch_promptmm.datasets import SyntheticMultimodal
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ['--epochs', '2', '--hidden-channels', '8', '--device', 'cpu']
+NUMBER = r'\d\.\d{4}'
+
+
+def run(cwd: Path, name: str, *args: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'examples' / f'{name}.py'), *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def output(cwd: Path, name: str, *args: str) -> str:
+    done = run(cwd, name, *args)
+    assert done.returncode == 0, done.stderr
+    assert 'nan' not in done.stdout.lower()
+    assert 'Warning' not in done.stderr
+    return done.stdout
+
+
+def check_table(stdout: str, num_nodes: int, channels: int = 8) -> None:
+    """Three rows of four metrics, of parameters, epochs and seconds."""
+    parameters = {}
+    for model in ['PyG LightGCN', 'teacher', 'student']:
+        row = re.search(
+            rf'^{model} +({NUMBER}) +({NUMBER}) +({NUMBER}) +({NUMBER}) +'
+            r'([\d,]+) +(\d+) +(\d+\.\d)$', stdout, re.M)
+        assert row is not None, stdout
+        *metrics, size, epochs, _ = row.groups()
+        assert all(0.0 <= float(x) <= 1.0 for x in metrics)
+        assert float(metrics[0]) <= float(metrics[2])  # Recall@20, Recall@50
+        assert epochs == '2'
+        parameters[model] = int(size.replace(',', ''))
+    assert parameters['student'] == num_nodes * channels
+    assert parameters['PyG LightGCN'] == num_nodes * channels
+    assert parameters['teacher'] > num_nodes * channels
+
+
+def test_electronics_synthetic(tmp_path: Path) -> None:
+    out = output(tmp_path, 'electronics', '--synthetic', '--scale', '0.005',
+                 *TINY)
+    assert '208 users, 107 items' in out
+    assert 'visual 4,096, textual 1,024' in out
+    check_table(out, 208 + 107)
+    assert list(tmp_path.iterdir()) == []  # It leaves nothing behind.
+
+
+def test_electronics_says_what_is_missing(tmp_path: Path) -> None:
+    raw = tmp_path / 'here' / 'raw'
+    raw.mkdir(parents=True)
+    (raw / 'meta_Electronics.json.gz').touch()
+    done = run(tmp_path, 'electronics', '--root', 'here')
+    assert done.returncode == 2
+    assert done.stdout == ''
+    for text in ['reviews_Electronics_5.json.gz', '--synthetic', '--download',
+                 'image_features_Electronics.b', str(Path('here', 'raw'))]:
+        assert text in done.stderr
+    assert 'meta_Electronics.json.gz' not in done.stderr  # It is there.
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('download', [False, True])
+def test_electronics_from_raw_files(tmp_path: Path, download: bool) -> None:
+    source = tmp_path / ('source' if download else 'root/raw')
+    write_amazon_raw(source, num_users=80, num_items=60)
+    with serve(source) as address:
+        args = ['--download', '--url', address] if download else []
+        done = run(tmp_path, 'electronics', '--root', 'root', '--subset',
+                   '5-core', *args, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert 'Electronics, found: 80 users, 60 items' in done.stdout
+    assert 'Electronics, paper: 41,691 users, 21,479 items' in done.stdout
+    check_table(done.stdout, 80 + 60)
+
+
+@pytest.mark.parametrize('setting', ['default', 'faithful'])
+def test_tiktok(tmp_path: Path, setting: str) -> None:
+    root = tmp_path / 'folder'
+    root.mkdir()
+    dataset = SyntheticMultimodal(80, 60, 700, {'visual': 12, 'acoustic': 9})
+    edge_type = ('user', 'interacts', 'item')
+    for name, data in zip(['train', 'val', 'test'], dataset,
+                          strict=True):
+        key = 'edge_index' if name == 'train' else 'edge_label_index'
+        np.save(root / f'{name}.npy', data[edge_type][key].numpy())
+    for name in ['visual', 'acoustic']:
+        np.save(root / f'{name}.npy', data['item'][name].numpy())
+    before = sorted(root.iterdir())
+    out = output(tmp_path, 'tiktok', '--root', 'folder', '--setting', setting,
+                 *TINY)
+    assert '80 users, 60 items, 700 interactions' in out
+    assert 'acoustic 9, visual 12' in out
+    check_table(out, 80 + 60)
+    assert sorted(root.iterdir()) == before
+
+
+def test_tiktok_says_what_is_missing(tmp_path: Path) -> None:
+    done = run(tmp_path, 'tiktok', '--root', 'nowhere')
+    assert done.returncode == 2
+    assert 'train.npy' in done.stderr and 'nowhere' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_custom_loop(tmp_path: Path) -> None:
+    out = output(tmp_path, 'custom_loop', '--epochs', '1', '--scale', '0.2',
+                 '--hidden-channels', '8', '--device', 'cpu')
+    for name in ['your teacher', 'your student, distilled',
+                 "the distiller's teacher", "the distiller's student"]:
+        assert re.search(rf'^{name} +Recall@20 {NUMBER} +NDCG@20 {NUMBER}$',
+                         out, re.M), out
+    assert re.search(r'^student loss .*: rank .*, emb ', out, re.M), out

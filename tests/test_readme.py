@@ -1,0 +1,56 @@
+"""What README and docs show is run as it stands."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCE = re.compile(r'^```python\n(.*?)^```$', re.M | re.S)
+DIRECTIVE = re.compile(
+    r'^\.\. code-block:: python\n((?:[ ]{3,}.*\n|[ ]*\n)+)', re.M)
+# The blocks of a page are one program: each may use what stands before it.
+PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst']
+
+
+def program(page: str) -> str:
+    """The Python blocks of a page, at the lines on which they stand there, so
+    that a traceback shows the place."""
+    text = (ROOT / page).read_text('utf-8')
+    lines = [''] * (text.count('\n') + 1)
+    pattern = FENCE if page.endswith('.md') else DIRECTIVE
+    for match in pattern.finditer(text):
+        first = text.count('\n', 0, match.start(1))
+        block = textwrap.dedent(match[1]).splitlines()
+        lines[first:first + len(block)] = block
+    return '\n'.join(lines)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_code_runs(page: str, tmp_path: Path,
+                   monkeypatch: pytest.MonkeyPatch) -> None:
+    source = program(page)
+    assert source.strip(), f'{page} has no Python block'
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, str(ROOT / page), 'exec'), {'__name__': '__main__'})
+
+
+def test_twenty_lines() -> None:
+    block = FENCE.search((ROOT / 'README.md').read_text('utf-8'))
+    assert block is not None
+    assert len(block[1].splitlines()) <= 20
+
+
+def test_readme_names_what_is_there() -> None:
+    """Make targets and files that it mentions exist."""
+    text = (ROOT / 'README.md').read_text('utf-8')
+    makefile = (ROOT / 'Makefile').read_text('utf-8')
+    for target in re.findall(r'`make (\w+)|^make (\w+)', text, re.M):
+        name = ''.join(target)
+        assert re.search(rf'^{name}:', makefile, re.M), name
+    for path in re.findall(r'`((?:examples|docs|benchmarks)/[\w./]+)`', text):
+        if not path.startswith('benchmarks/'):  # Made by long runs.
+            assert (ROOT / path).exists(), path
