@@ -149,7 +149,7 @@ class Bench:
                 out[name] = evaluate_embeddings(user, item,
                                                 positives[:, part], known,
                                                 (20, ))['recall@20']
-        if cold[positives[1]].any() and int(cold.sum()) >= 20:
+        if cold[positives[1]].any() and int(cold.sum()) >= 100:
             renumbered = cold.cumsum(0) - 1
             user_id, item_id = positives[:, cold[positives[1]]]
             out['cold_only'] = evaluate_embeddings(
@@ -165,7 +165,7 @@ class Bench:
         torch.manual_seed(self.seed)
         model: torch.nn.Module
         if row.model == 'pyg':
-            model = PyGLightGCN(*sizes, 64, 2, view.edge_index)
+            model = PyGLightGCN(view.edge_index, *sizes, 64, 2)
         else:
             model = LightGCNStudent(*sizes, 64, 2)
         task = RankingTask(model, graph, view.edge_index, None,
@@ -297,7 +297,7 @@ def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
                   f"{got[0]['parameters']:,}"]
         lines.append('| ' + ' | '.join(cells) + ' |')
     ratios = [
-        f"- {row.name}: " + ', '.join(
+        f'- {row.name}: ' + ', '.join(
             f"{name} {np.mean([x['prompt_ratio'][name] for x in got]):.2f}"
             for name in got[0]['prompt_ratio'])
         for row in rows if row.model == 'teacher'
@@ -314,8 +314,8 @@ def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
         text += ("\n\nNorm of the prompt's part over that of the features' "
                  "own part after stage 1:\n\n" + '\n'.join(ratios))
     if drift:
-        text += ("\n\nTest R@20 of the teacher after stage 2 has tuned its "
-                 "prompt:\n\n" + '\n'.join(drift))
+        text += ('\n\nTest R@20 of the teacher after stage 2 has tuned its '
+                 'prompt:\n\n' + '\n'.join(drift))
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from amazon_raw import serve, write_amazon_raw
 
 from torch_promptmm.datasets import SyntheticMultimodal
+from torch_promptmm.nn import UserItemGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ['--epochs', '2', '--hidden-channels', '8', '--device', 'cpu']
@@ -27,7 +30,7 @@ def run(cwd: Path, name: str, *args: str) -> subprocess.CompletedProcess:
         env=env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
 
@@ -132,3 +135,37 @@ def test_custom_loop(tmp_path: Path) -> None:
         assert re.search(rf'^{name} +Recall@20 {NUMBER} +NDCG@20 {NUMBER}$',
                          out, re.M), out
     assert re.search(r'^student loss .*: rank .*, emb ', out, re.M), out
+
+
+def test_baseline_is_lightgcn() -> None:
+    """The fast form in the table gives what PyG's own model gives, which
+    normalises the graph itself, in value and in gradient."""
+    spec = importlib.util.spec_from_file_location(
+        'example_report', ROOT / 'examples' / '_report.py')
+    report = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(report)
+    user, item = torch.randint(7, (30, )), torch.randint(5, (30, ))
+    edge_index = torch.stack([user, item]).unique(dim=1)
+    ours = report.PyGLightGCN(edge_index, 7, 6, 4)  # item 5 has no edge
+    plain = report.LightGCN(13, 4, num_layers=2)
+    plain.load_state_dict(ours.model.state_dict())
+
+    user, item = edge_index[0], edge_index[1] + 7
+    square = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
+    expected = plain.get_embedding(square)
+    out = ours(UserItemGraph(edge_index, 7, 6))
+    torch.testing.assert_close(torch.cat(out), expected)
+    weight = torch.randn(13, 4)
+    (expected * weight).sum().backward()
+    (torch.cat(out) * weight).sum().backward()
+    torch.testing.assert_close(ours.model.embedding.weight.grad,
+                               plain.embedding.weight.grad)
+
+    user_id, item_id = torch.tensor([3, 3, 0]), torch.tensor([5, 1])
+    rows = ours(None, user_id, item_id, return_ego=True)
+    table = plain.embedding.weight
+    for x, wanted in zip(rows, [
+            expected[user_id], expected[item_id + 7], table[user_id],
+            table[item_id + 7]
+    ], strict=True):
+        torch.testing.assert_close(x, wanted)

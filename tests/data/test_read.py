@@ -24,6 +24,7 @@ from torch_promptmm.data import (
     set_ids,
     user_ids,
 )
+from torch_promptmm.data.assemble import _stable_sort
 
 EDGE = ('user', 'interacts', 'item')
 ROWS = [('anna', 'x', 5.0, 1_300_000_000), ('ben', 'y', 2.0, 1_300_000_100),
@@ -216,6 +217,16 @@ def test_no_ids() -> None:
     data['user'].raw_id = ['a', 'b', 'c']
     with pytest.raises(TypeError, match='must be an IdMap'):
         user_ids(data)
+
+
+def test_sorting_with_and_without_packing() -> None:
+    key = np.random.RandomState(0).randint(0, 50, 1000)
+    order = np.argsort(key, kind='stable')
+    for shift in (0, 40, 50, 55):  # The last ones leave no room for places.
+        value, found = _stable_sort(key << shift)
+        assert found.tolist() == order.tolist()
+        assert value.tolist() == (key[order] << shift).tolist()
+    assert _stable_sort(key[:0])[1].tolist() == []
 
 
 # Property: whatever the table, all readers see the same interactions.

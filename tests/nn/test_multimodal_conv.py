@@ -107,6 +107,7 @@ def test_equals_lg_conv_in_value_and_gradient() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings('ignore:There exist node types:UserWarning')
 @pytest.mark.parametrize('form', ['edge_index', 'adj_t CSR',
                                   'adj_t SparseTensor'])
 def test_inside_a_hetero_conv(form: str) -> None:

@@ -304,7 +304,7 @@ VISUAL = {'visual': torch.randn(9, 3)}
     (ValueError, "'graph' has 11 items, but the features have 9 rows",
      lambda: SoftPrompt.from_features(VISUAL, 2, 'graph',
                                       graph=to_graph(random_edges()))),
-    (ValueError, r"boolean tensor of shape \[9\] .got shape \[8\]",
+    (ValueError, r'boolean tensor of shape \[9\] .got shape \[8\]',
      lambda: SoftPrompt.from_features(
          VISUAL, 2, masks={'visual': torch.ones(8).bool()})),
     (ValueError, "'masks' has 'audio', but the modalities are",

@@ -151,7 +151,7 @@ def test_a_batch_of_one() -> None:
     for i in (0, 7):
         row = torch.tensor([i])
         close(case.module(case.x[row], case.prompt()[row], context),
-              want[row])
+              want[[i]])
 
 
 @pytest.mark.parametrize('normalize', NORMALIZE)

@@ -94,16 +94,29 @@ def _latest(
     if (rows[3] is not None and len(key) > 1
             and not bool((rows[3][1:] >= rows[3][:-1]).all())):
         order = np.argsort(rows[3], kind='stable')
-        order = order[np.argsort(key[order], kind='stable')]
+        key, again = _stable_sort(key[order])
+        order = order[again]
     else:
-        order = np.argsort(key, kind='stable')
-    key = key[order]
+        key, order = _stable_sort(key)
     last = np.ones(len(key), dtype=bool)
     last[:-1] = key[1:] != key[:-1]
     report.repair(int((~last).sum()),
                   f'repeated interactions of {where} were left out', 4)
     order = order[last]
     return [None if x is None else x[order] for x in rows]
+
+
+def _stable_sort(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""The sorted keys, and the order that sorts them."""
+    bits = len(key).bit_length()
+    if len(key) and int(key.max()).bit_length() + bits < 63:
+        # Key and place in one number: sorting numbers is twice as fast as
+        # sorting places.
+        both = (key << bits) | np.arange(len(key))
+        both.sort()
+        return both >> bits, both & ((1 << bits) - 1)
+    order = np.argsort(key, kind='stable')
+    return key[order], order
 
 
 def _renumber(

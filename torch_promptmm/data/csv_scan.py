@@ -21,8 +21,6 @@ OPENERS: dict[str, Any] = {
 }
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
-csv.field_size_limit(1 << 27)
-
 
 def open_bytes(path: str) -> IO[bytes]:
     r"""Opens a file, unpacked where its name says that it is packed."""
@@ -51,6 +49,7 @@ def rows_of(
         ValueError: If the file cannot be unpacked, decoded or split, with
             file and line.
     """
+    csv.field_size_limit(1 << 27)  # The default is too short for reviews.
     quoting: Any = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     with open_bytes(path) as raw:
         text = io.TextIOWrapper(raw, encoding=encoding, newline='')

@@ -195,13 +195,12 @@ def _read_text(path: str, wanted: dict[str, Column], text: TextFormat) -> Table:
         head = [f'f{i}' for i in range(len(head))]
     found = {k: _find(head, v, k, path) for k, v in wanted.items()}
 
-    # Ids stay text, and are numbered while the file is read.
+    # Ids stay text, whatever they look like.
     number = _number_type(path, sep, encoding, text, head, found)
     types = {}
     for role, name in found.items():
         is_id = role in ('user', 'item')
-        types[name] = (pa.dictionary(pa.int32(), pa.string())
-                       if is_id else number[role])
+        types[name] = pa.string() if is_id else number[role]
     convert = csv.ConvertOptions(
         column_types=types, include_columns=list(types),
         strings_can_be_null=False, decimal_point=text.decimal)

@@ -122,8 +122,6 @@ class DisentangledListKD(torch.nn.Module):
             check_valid(mask, student_scores)
             mask = mask[:, 1:]
             rows = mask.any(dim=1)
-            # What these rows hold is left out in the end, but is finite.
-            mask = mask | ~rows.view(-1, 1)
         s = student_scores / self.temperature
         t = teacher_scores / self.temperature
         s_pos, s_neg = s[:, 0], _filled(s[:, 1:], mask)
@@ -146,10 +144,12 @@ class DisentangledListKD(torch.nn.Module):
 
 
 def _filled(scores: Tensor, mask: Tensor | None) -> Tensor:
-    r"""Takes all weight from what is masked."""
+    r"""Takes all weight from what is masked. Rows without anything valid,
+    which are left out in the end, are zero, so that no gradient is NaN."""
     if mask is None:
         return scores
-    return scores.masked_fill(~mask, float('-inf'))
+    filled = scores.masked_fill(~mask, float('-inf'))
+    return filled.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
 
 
 def _kl(t: Tensor, s: Tensor, mask: Tensor | None) -> Tensor:

@@ -270,7 +270,8 @@ class MultimodalTeacher(torch.nn.Module):
         return {
             name: (x_user, x_item)
             for name, x_user, x_item in zip(
-                x, user.split(widths, dim=1), item.split(widths, dim=1))
+                x, user.split(widths, dim=1), item.split(widths, dim=1),
+                strict=True)
         }
 
     def forward(

@@ -158,12 +158,20 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,
                   modalities: list[str]) -> SoftPrompt:
-    projections = {
-        name: FeatureProjection(
-            tensors[f'projections.{modality_key(name)}.weight'],
-            tensors[f'projections.{modality_key(name)}.offset'])
-        for name in modalities
-    }
+    projections, channels = {}, tensors['basis'].size(1)
+    for name in modalities:
+        weight, offset = [
+            tensors[f'projections.{modality_key(name)}.{what}']
+            for what in ('weight', 'offset')
+        ]
+        if weight.size(1) != channels or list(offset.shape) != [channels]:
+            raise ValueError(f"the prompt's projection of {name!r} is not of "
+                             f"{channels} channels")
+        projections[name] = FeatureProjection(weight, offset)
+    for what in ('shift', 'scale'):
+        if list(tensors[what].shape) != [channels]:
+            raise ValueError(f"the prompt's {what!r} is not of {channels} "
+                             f"channels")
     prompt = SoftPrompt(tensors['basis'], num_layers, projections,
                         tensors['shift'], tensors['scale'])
     load_weights(prompt, tensors, 'The saved prompt')

@@ -12,11 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.files import atomic_path
 from torch_promptmm.loss.score import SCORES
 from torch_promptmm.nn import LightGCNStudent, UserItemGraph
+from torch_promptmm.nn.graph import as_graph
 from torch_promptmm.train import load_weights
 from torch_promptmm.train.checkpoint import first_line
 
@@ -95,7 +97,7 @@ def student_config(student: LightGCNStudent) -> dict[str, int]:
 
 
 def save_student(path: str | os.PathLike, student: LightGCNStudent,
-                 edge_index: Tensor | None = None,
+                 edge_index: Adj | UserItemGraph | None = None,
                  score: str = 'dot') -> None:
     r"""Saves a student alone, with the interactions that it propagates
     over.
@@ -103,8 +105,8 @@ def save_student(path: str | os.PathLike, student: LightGCNStudent,
     Args:
         path (str): The file.
         student (LightGCNStudent): The student.
-        edge_index (torch.Tensor, optional): The training interactions
-            :math:`(2, E)`. (default: :obj:`None`)
+        edge_index (torch.Tensor or SparseTensor or UserItemGraph, optional):
+            The training interactions. (default: :obj:`None`)
         score (str, optional): The score function that it was trained with.
             (default: :obj:`"dot"`)
     """
@@ -115,8 +117,7 @@ def save_student(path: str | os.PathLike, student: LightGCNStudent,
     check_choice('score', score, SCORES)
     tensors = dict(student.state_dict())
     if edge_index is not None:
-        graph = UserItemGraph(edge_index, student.num_users,
-                              student.num_items)
+        graph = as_graph(edge_index, student.num_users, student.num_items)
         tensors['edge_index'] = graph.edge_index
     save_tensors(path, 'student', tensors, {
         'student': student_config(student),

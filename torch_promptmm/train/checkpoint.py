@@ -3,6 +3,7 @@ r"""Checkpoints: the whole state of a run, in one file."""
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as file:  # torch checks no sums.
+            if (damaged := file.testzip()) is not None:
+                raise ValueError(f"'{damaged}' does not match its checksum")
         state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # A damaged file fails in many ways.
         raise ValueError(f"'checkpoint' {str(path)!r} is damaged or no "
