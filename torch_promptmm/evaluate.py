@@ -19,6 +19,10 @@ from torch_promptmm.checks import check_int
 
 # Scores of a chunk take about 64 MiB.
 _CHUNK_ELEMENTS = 2**24
+# On a CPU, 4 MiB of them at a time are made, masked and ranked while they are
+# in the cache.
+_CACHE_ELEMENTS = 2**20
+_BLOCK = 16
 
 
 class KnownItems:
@@ -38,12 +42,12 @@ class KnownItems:
     def mask_(self, scores: Tensor, user: Tensor) -> Tensor:
         r"""Sets the scores :math:`(B, I)` of what :obj:`user` :math:`(B)`
         knows to :math:`-\infty`, in place."""
-        degree = self.degree[user]
+        degree = self.degree.index_select(0, user)
         row = torch.repeat_interleave(degree)
-        first = self.start[user] - degree.cumsum(0) + degree
-        index = first.repeat_interleave(degree)
+        first = self.start.index_select(0, user) - degree.cumsum(0) + degree
+        index = first.index_select(0, row)
         index += torch.arange(index.numel(), device=index.device)
-        scores[row, self.item[index]] = float('-inf')
+        scores[row, self.item.index_select(0, index)] = float('-inf')
         return scores
 
 
@@ -75,13 +79,52 @@ def top_items(
     """
     if batch_size is None:
         batch_size = max(1, _CHUNK_ELEMENTS // max(item_emb.size(0), 1))
-    transposed = item_emb.t()
+    rank = _Ranking(item_emb, k)
     for user in user_id.split(check_int('batch_size', batch_size, 1)):
-        scores = user_emb[user] @ transposed
-        if known is not None:
-            known.mask_(scores, user)
-        value, item = scores.topk(k, dim=1)
+        parts = []
+        for part in user.split(rank.num_rows or batch_size):
+            scores = rank.scores(user_emb.index_select(0, part))
+            if known is not None:
+                known.mask_(scores, part)
+            parts.append(rank.top(scores))
+        value, item = (torch.cat(x) for x in zip(*parts, strict=True))
         yield user, item, value
+
+
+class _Ranking:
+    r"""The best of all items, on a CPU in two steps: those among the maxima
+    of blocks of items, then among the items of these blocks."""
+    def __init__(self, item_emb: Tensor, k: int) -> None:
+        self.transposed, self.k = item_emb.t(), k
+        self.num_items, self.num_blocks, self.num_rows = item_emb.size(0), 0, 0
+        if item_emb.device.type != 'cpu' or self.num_items == 0:
+            return
+        self.num_rows = max(_CACHE_ELEMENTS // self.num_items, 16)
+        if 2 * _BLOCK * k < self.num_items:
+            # An item's block is its number modulo the number of blocks.
+            self.num_blocks = -(-self.num_items // _BLOCK)
+            self.first = torch.arange(_BLOCK) * self.num_blocks
+            self.buffer = item_emb.new_full(
+                (self.num_rows, _BLOCK * self.num_blocks), float('-inf'))
+
+    def scores(self, user: Tensor) -> Tensor:
+        r"""Scores of all items for embeddings of users :math:`(b, d)`."""
+        if self.num_blocks == 0:
+            return user @ self.transposed
+        out = self.buffer[:user.size(0), :self.num_items]
+        return torch.mm(user, self.transposed, out=out)
+
+    def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The values and the items of the best of :meth:`scores`."""
+        if self.num_blocks == 0:
+            return scores.topk(self.k, dim=1)
+        scores = self.buffer[:scores.size(0)]
+        best = scores.view(-1, _BLOCK, self.num_blocks).amax(dim=1)
+        block = best.topk(self.k, dim=1, sorted=False).indices
+        item = (block.unsqueeze(2) + self.first).flatten(1)
+        value, index = scores.gather(1, item).topk(self.k, dim=1)
+        item = item.gather(1, index)  # One past the last is -inf.
+        return value, item.clamp_(max=self.num_items - 1)
 
 
 def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:

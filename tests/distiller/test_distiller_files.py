@@ -29,10 +29,6 @@ VARIANTS = {
 }
 
 
-def load_without_features(path):
-    return PromptMMDistiller.load(path)
-
-
 @pytest.fixture
 def saved(fitted, tmp_path):
     path = tmp_path / 'distiller.safetensors'

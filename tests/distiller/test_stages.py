@@ -73,8 +73,10 @@ def test_stage_1_loss_by_hand(make, blocks, ranking_loss):
         total, terms['rank'] + 0.3 * terms['l2'] + 0.7 * terms['modality'])
 
     out = distiller.teacher(distiller._graph)
-    unit = (lambda x: x / x.norm(dim=1, keepdim=True)
-            if distiller.score == 'cosine' else x)
+
+    def unit(x):
+        cosine = distiller.score == 'cosine'
+        return x / x.norm(dim=1, keepdim=True) if cosine else x
 
     def rank(user, item):
         user, item = unit(user), unit(item)

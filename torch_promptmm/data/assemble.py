@@ -109,7 +109,7 @@ def _latest(
 def _stable_sort(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r"""The sorted keys, and the order that sorts them."""
     bits = len(key).bit_length()
-    if len(key) and int(key.max()).bit_length() + bits < 63:
+    if len(key) and int(key.max()).bit_length() + bits <= 63:
         # Key and place in one number: sorting numbers is twice as fast as
         # sorting places.
         both = (key << bits) | np.arange(len(key))

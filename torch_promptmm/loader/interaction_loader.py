@@ -137,7 +137,14 @@ class InteractionLoader:
         # Known item number j of a user has as many unknown ones below it:
         rank = torch.arange(item.numel(), device=self.device)
         rank -= self._start[user]
-        self._unknown_below = user * self.num_candidates + item - rank
+        self._unknown_below = item - rank
+        if self.device.type == 'cpu':
+            self._num_halvings = int(self._degree.max()).bit_length()
+            small = torch.int32 if item.numel() < 2**30 else torch.int64
+            self._unknown_below = torch.nn.functional.pad(
+                self._unknown_below.to(small), (0, 1))
+        else:
+            self._unknown_below += user * self.num_candidates
 
     def __len__(self) -> int:
         return -(-self.positives.size(1) // self.batch_size)
@@ -145,7 +152,7 @@ class InteractionLoader:
     def __iter__(self) -> Iterator[Batch]:
         perm = torch.randperm(self.positives.size(1), device=self.device)
         for index in perm.split(self.batch_size):
-            yield self.collate(*self.positives[:, index])
+            yield self.collate(*self.positives.index_select(1, index))
 
     def collate(self, user: Tensor, positive: Tensor) -> Batch:
         r"""Returns a batch of the given interactions."""
@@ -162,17 +169,39 @@ class InteractionLoader:
         if num == 0:
             return (user.new_empty(shape),
                     torch.empty(shape, dtype=torch.bool, device=self.device))
-        unknown = (self.num_candidates - self._degree[user]).view(-1, 1)
+        degree = self._degree.index_select(0, user).view(-1, 1)
+        unknown = self.num_candidates - degree
         rank = torch.rand(shape, dtype=torch.double, device=self.device)
         rank = (rank * unknown).long().minimum((unknown - 1).clamp(min=0))
-        key = user.view(-1, 1) * self.num_candidates + rank
-        below = torch.searchsorted(self._unknown_below, key, right=True)
-        negative = rank + below - self._start[user].view(-1, 1)
+        negative = rank + self._known_below(user, rank, degree)
         mask = (unknown > 0).expand(shape)
         negative = torch.where(mask, negative, 0)
         if self._candidates is not None:
             negative = self._candidates[negative]
         return negative, mask
+
+    def _known_below(self, user: Tensor, rank: Tensor,
+                     degree: Tensor) -> Tensor:
+        r"""How many known items of a user are below the :obj:`rank`-th
+        unknown one."""
+        start = self._start.index_select(0, user).view(-1, 1)
+        if self.device.type != 'cpu':
+            key = user.view(-1, 1) * self.num_candidates + rank
+            return torch.searchsorted(self._unknown_below, key,
+                                      right=True) - start
+        # All searches halve their own rows at once: these are short.
+        dtype = self._unknown_below.dtype
+        start = start.expand_as(rank)
+        rank = rank.view(-1).to(dtype)
+        low = start.to(dtype).reshape(-1)
+        high = (start + degree).to(dtype).view(-1)
+        for _ in range(self._num_halvings):
+            middle = (low + high) >> 1
+            below = self._unknown_below.index_select(0, middle) <= rank
+            below &= low < high
+            low = torch.where(below, middle + 1, low)
+            high = torch.where(below, high, middle)
+        return low.view(start.shape) - start
 
     def _shared(self, user: Tensor, num: int) -> tuple[Tensor, Tensor]:
         num = min(num, self.num_candidates)
@@ -187,13 +216,16 @@ class InteractionLoader:
         # Scans the known items of the batch's users alone, each user once:
         # users with many interactions are in a batch many times.
         distinct, back = user.unique(return_inverse=True)
-        degree = self._degree[distinct]
-        first = self._start[distinct] - degree.cumsum(0) + degree
-        index = first.repeat_interleave(degree)
+        degree = self._degree.index_select(0, distinct)
+        first = self._start.index_select(0, distinct)
+        first += degree - degree.cumsum(0)
+        row = torch.repeat_interleave(degree)
+        index = first.index_select(0, row)
         index += torch.arange(index.numel(), device=self.device)
-        column = column[self._known_item[index]]
+        known = self._known_item.index_select(0, index)
+        column = column.index_select(0, known)
         hit = (column >= 0).nonzero().view(-1)
-        row = torch.repeat_interleave(degree)[hit]
+        row = row.index_select(0, hit)
         mask = torch.ones(distinct.numel(), num, dtype=torch.bool,
                           device=self.device)
         mask[row, column[hit]] = False

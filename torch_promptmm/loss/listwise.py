@@ -4,12 +4,8 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_float
-from torch_promptmm.loss.ranking import (
-    check_scores,
-    check_valid,
-    masked_mean,
-    with_positive,
-)
+from torch_promptmm.loss.lists import ListMask, ScoreLists, list_divergence
+from torch_promptmm.loss.ranking import check_scores, check_valid
 
 
 class ListwiseKD(torch.nn.Module):
@@ -48,16 +44,13 @@ class ListwiseKD(torch.nn.Module):
                 :math:`(B, K)`. A row without a valid negative adds nothing.
                 (default: :obj:`None`)
         """
-        check_scores('student_scores', student_scores, teacher_scores)
-        s = student_scores / self.temperature
-        t = teacher_scores / self.temperature
-        rows = None
-        if mask is not None:
-            check_valid(mask, student_scores)
-            mask = with_positive(mask)
-            rows = mask[:, 1:].any(dim=1)
-        value = _kl(_filled(t, mask), _filled(s, mask), mask)
-        return self.temperature**2 * masked_mean(value, rows)
+        return _divergence(self, student_scores, teacher_scores, mask)
+
+    def of_lists(self, student: ScoreLists, teacher: ScoreLists) -> Tensor:
+        r"""The same of lists whose scores are over the temperature
+        already."""
+        value = list_divergence(student, teacher, 1.0, None)
+        return self.temperature**2 * student.mean(value)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(temperature={self.temperature})'
@@ -114,49 +107,27 @@ class DisentangledListKD(torch.nn.Module):
                 :math:`(B, K)`. A row without a valid negative adds nothing.
                 (default: :obj:`None`)
         """
-        check_scores('student_scores', student_scores, teacher_scores)
-        if student_scores.size(1) < 2:  # No row has a negative.
-            return (student_scores.sum() + teacher_scores.sum()) * 0.0
-        rows = None
-        if mask is not None:
-            check_valid(mask, student_scores)
-            mask = mask[:, 1:]
-            rows = mask.any(dim=1)
-        s = student_scores / self.temperature
-        t = teacher_scores / self.temperature
-        s_pos, s_neg = s[:, 0], _filled(s[:, 1:], mask)
-        t_pos, t_neg = t[:, 0], _filled(t[:, 1:], mask)
-        s_all, t_all = s_neg.logsumexp(dim=1), t_neg.logsumexp(dim=1)
-        # b = sigmoid(positive - logsumexp of the negatives), in logs:
-        s_gap, t_gap = s_pos - s_all, t_pos - t_all
-        log_sigmoid = torch.nn.functional.logsigmoid
-        b_pos, b_neg = t_gap.sigmoid(), (-t_gap).sigmoid()
-        first = (b_pos * (log_sigmoid(t_gap) - log_sigmoid(s_gap)) + b_neg *
-                 (log_sigmoid(-t_gap) - log_sigmoid(-s_gap)))
-        second = _kl(t_neg, s_neg, mask)
-        beta = b_neg if self.beta is None else self.beta
-        value = self.alpha * first + beta * second
-        return self.temperature**2 * masked_mean(value, rows)
+        return _divergence(self, student_scores, teacher_scores, mask)
+
+    def of_lists(self, student: ScoreLists, teacher: ScoreLists) -> Tensor:
+        r"""The same of lists whose scores are over the temperature
+        already."""
+        value = list_divergence(student, teacher, self.alpha, self.beta)
+        return self.temperature**2 * student.mean(value)
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(temperature={self.temperature}, '
                 f'alpha={self.alpha}, beta={self.beta})')
 
 
-def _filled(scores: Tensor, mask: Tensor | None) -> Tensor:
-    r"""Takes all weight from what is masked. Rows without anything valid,
-    which are left out in the end, are zero, so that no gradient is NaN."""
-    if mask is None:
-        return scores
-    filled = scores.masked_fill(~mask, float('-inf'))
-    return filled.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
-
-
-def _kl(t: Tensor, s: Tensor, mask: Tensor | None) -> Tensor:
-    r"""KL divergence between the softmaxes of each row."""
-    log_p, log_q = t.log_softmax(dim=1), s.log_softmax(dim=1)
-    if mask is None:
-        return (log_p.exp() * (log_p - log_q)).sum(dim=1)
-    # The difference of two infinities is no number.
-    gap = log_p.masked_fill(~mask, 0.0) - log_q.masked_fill(~mask, 0.0)
-    return (log_p.exp() * gap).sum(dim=1)
+def _divergence(loss: ListwiseKD | DisentangledListKD, student: Tensor,
+                teacher: Tensor, mask: Tensor | None) -> Tensor:
+    check_scores('student_scores', student, teacher)
+    if mask is not None:
+        check_valid(mask, student)
+    if student.size(1) < 2:  # No row has a negative.
+        return (student.sum() + teacher.sum()) * 0.0
+    valid = None if mask is None else ListMask(mask[:, 1:].contiguous())
+    return loss.of_lists(
+        ScoreLists.from_scores(student, loss.temperature, valid),
+        ScoreLists.from_scores(teacher, loss.temperature, valid))

@@ -2,11 +2,16 @@ r"""Ranking losses: one positive against sampled negatives."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torch_promptmm.checks import check_float
+
+if TYPE_CHECKING:
+    from torch_promptmm.loss.lists import ScoreLists
 
 
 def check_scores(name: str, scores: Tensor, other: Tensor | None = None,
@@ -107,6 +112,11 @@ class SampledSoftmaxLoss(torch.nn.Module):
         logits = logits.masked_fill(~mask, float('-inf'))
         value = torch.logsumexp(logits, dim=1) - logits[:, 0]
         return masked_mean(value, mask[:, 1:].any(dim=1))
+
+    def of_lists(self, lists: ScoreLists) -> Tensor:
+        r"""The same of lists whose scores are over the temperature
+        already."""
+        return lists.mean(F.softplus(lists.logsumexp() - lists.positive))
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(temperature={self.temperature})'

@@ -2,6 +2,8 @@ r"""Row-wise functions that modules and losses share."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,40 @@ def unit_rows(x: Tensor) -> Tensor:
         - **input:** :math:`(*, d)`
         - **output:** :math:`(*, d)`
     """
-    # In half precision squares above 65,504 are infinite.
-    wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
-    square = wide.square().sum(dim=-1, keepdim=True)
-    positive = square > torch.finfo(wide.dtype).tiny
+    return _UnitRows.apply(x)
+
+
+class _UnitRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        # In half precision squares above 65,504 are infinite.
+        wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+        inverse = _inverse_norm(wide)
+        out = wide * inverse
+        ctx.save_for_backward(wide, out, inverse)
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        wide, out, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # For a second derivative.
+            inverse = _inverse_norm(wide)
+            out = wide * inverse
+        wide_grad = grad.to(out.dtype)
+        along = (wide_grad * out).sum(dim=-1, keepdim=True)
+        return ((wide_grad - out * along) * inverse).to(grad.dtype)
+
+
+def _inverse_norm(x: Tensor) -> Tensor:
+    square = x.square().sum(dim=-1, keepdim=True)
+    positive = square > torch.finfo(x.dtype).tiny
     inverse = torch.where(positive, square, 1.0).rsqrt()
-    return (wide * torch.where(positive, inverse, 0.0)).to(x.dtype)
+    return torch.where(positive, inverse, 0.0)
+
+
+def add_rows_(out: Tensor, row: Tensor, x: Tensor) -> Tensor:
+    r"""Adds :obj:`x` :math:`(n, d)` to the rows :obj:`row` :math:`(n)` of
+    :obj:`out`, in place."""
+    if out.device.type == 'cpu':  # Four times as fast as index_add_.
+        return out.scatter_add_(0, row.view(-1, 1).expand_as(x), x)
+    return out.index_add_(0, row, x)

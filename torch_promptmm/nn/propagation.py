@@ -2,12 +2,13 @@ r"""The one sparse kernel of the package: a polynomial of the adjacency."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from torch_promptmm.nn.functional import add_rows_
 from torch_promptmm.nn.graph import CSRMatrix, UserItemGraph
 
 # Restricting the last product to the rows of the batch pays if they hold
@@ -55,167 +56,200 @@ def propagate(
         The users' and the items' rows of :math:`\mathbf{Y}`, and, with
         :obj:`return_ego`, those of :math:`\mathbf{X}`.
     """
-    user_row, user_back = _distinct('user_id', user_id, graph.num_users)
-    item_row, item_back = _distinct('item_id', item_id, graph.num_items)
+    # A common factor is put in where there are the fewest rows.
+    while len(weights) > 1 and weights[-1] == 0.0:
+        weights = weights[:-1]
+    factor = weights[-1]
+    if factor != 0.0:
+        weights = tuple(weight / factor for weight in weights)
+    user = _select('user_id', user_id, graph.num_users)
+    item = _select('item_id', item_id, graph.num_items)
     # Sparse products are not there in every type that autocast may choose.
     with torch.autocast(x_item.device.type, enabled=False):
-        out = _Propagation.apply(x_user, x_item, graph, tuple(weights),
-                                 user_row, item_row, return_ego)
-    backs = (user_back, item_back) * (2 if return_ego else 1)
-    return tuple(
-        x if back is None or x is None else x.index_select(0, back)
-        for x, back in zip(out, backs, strict=True))
+        out = _Propagation.apply(x_user, x_item, graph, weights,
+                                 factor, user, item, return_ego)
+    return out if return_ego else out[:2]
 
 
-def _distinct(name: str, index: Tensor | None,
-              size: int) -> tuple[Tensor | None, Tensor | None]:
-    r"""Returns the distinct rows in order, and where each of :obj:`index` is
-    among them."""
+class _Selection(NamedTuple):
+    r"""Rows that are wanted, some of them perhaps several times."""
+    index: Tensor  # As they were asked for.
+    row: Tensor  # The distinct ones among them, sorted.
+    name: Tensor  # Of each row of the table, its number among those, or n.
+    back: Tensor  # index == row[back]
+
+    def collect(self, grad: Tensor) -> Tensor:
+        r"""Adds up the gradients of rows that are one; a row of zeros stands
+        at the end, for all rows that were not wanted."""
+        out = grad.new_zeros(self.row.numel() + 1, grad.size(1))
+        return add_rows_(out, self.back, grad)
+
+
+def _select(name: str, index: Tensor | None,
+            size: int) -> _Selection | None:
     if index is None:
-        return None, None
+        return None
     if index.dim() != 1 or index.dtype not in (torch.long, torch.int):
         raise ValueError(f"'{name}' must be a one-dimensional tensor of "
                          f"integers (got shape {list(index.shape)}, "
                          f"{index.dtype})")
-    row, back = torch.unique(index, return_inverse=True)
-    if row.numel() > 0:
-        low, high = int(row[0]), int(row[-1])
+    if index.numel() > 0:
+        low, high = (int(x) for x in index.aminmax())
         if low < 0 or high >= size:
             raise ValueError(f"'{name}' must be in [0, {size}) (got "
                              f"{low if low < 0 else high})")
-    return row, back
+    index = index.long()
+    wanted = torch.zeros(size, dtype=torch.bool, device=index.device)
+    row = wanted.index_fill_(0, index, True).nonzero().view(-1)
+    names = torch.full((size, ), row.numel(), dtype=torch.int32,
+                       device=index.device)
+    names[row] = torch.arange(row.numel(), dtype=torch.int32,
+                              device=index.device)
+    return _Selection(index, row, names, names.index_select(0, index).long())
 
 
 class _Propagation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_user: Tensor | None, x_item: Tensor,
                 graph: UserItemGraph, weights: tuple[float, ...],
-                user_id: Tensor | None, item_id: Tensor | None,
+                factor: float, user: _Selection | None,
+                item: _Selection | None,
                 return_ego: bool) -> tuple[Tensor | None, ...]:
-        ctx.graph, ctx.weights = graph, weights
-        ctx.save_for_backward(user_id, item_id)
+        ctx.graph, ctx.weights, ctx.factor = graph, weights, factor
+        ctx.user, ctx.item = user, item
         ctx.has_user = x_user is not None
         ctx.set_materialize_grads(False)
 
         h_user: Tensor | None = x_user
         h_item: Tensor | None = x_item
-        scale = weights[-1]
         for weight in weights[-2:0:-1]:
             h_user, h_item = (
-                _step(graph.user_item, h_item, x_user, scale, weight),
-                _step(graph.item_user, h_user, x_item, scale, weight),
+                _step(graph.user_item, h_item, x_user, weight),
+                _step(graph.item_user, h_user, x_item, weight),
             )
-            scale = 1.0
-
-        ego_user, ego_item = _rows(x_user, user_id), _rows(x_item, item_id)
         if len(weights) == 1:
-            out_user = None if ego_user is None else scale * ego_user
-            out_item = None if ego_item is None else scale * ego_item
+            out_user, out_item = _rows(x_user, user), _rows(x_item, item)
+            out_user = None if out_user is None else factor * out_user
+            out_item = factor * out_item
         else:
-            out_user = _step(graph.user_item, h_item, ego_user, scale,
-                             weights[0], user_id)
-            out_item = _step(graph.item_user, h_user, ego_item, scale,
-                             weights[0], item_id)
+            out_user = _last_step(graph.user_item, h_item, x_user, weights[0],
+                                  factor, user)
+            out_item = _last_step(graph.item_user, h_user, x_item, weights[0],
+                                  factor, item)
         if out_user is None:  # Nothing reaches the users.
-            num_users = graph.num_users if user_id is None else len(user_id)
+            num_users = graph.num_users if user is None else len(user.index)
             out_user = x_item.new_zeros(num_users, x_item.size(1))
         if not return_ego:
-            return out_user, out_item
-        # Without rows, the inputs themselves would be returned.
-        if x_user is not None and user_id is None:
+            return out_user, out_item, None, None
+        ego_user, ego_item = _rows(x_user, user), _rows(x_item, item)
+        if user is None and x_user is not None:  # Not the inputs themselves.
             ego_user = x_user.view_as(x_user)
-        if item_id is None:
+        if item is None:
             ego_item = x_item.view_as(x_item)
         return out_user, out_item, ego_user, ego_item
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_user: Tensor | None, grad_item: Tensor | None,
-                 ego_user: Tensor | None = None,
-                 ego_item: Tensor | None = None) -> tuple[Any, ...]:
-        graph, weights = ctx.graph, ctx.weights
-        user_id, item_id = ctx.saved_tensors
-        h_user, h_item = grad_user, grad_item
-        user_col, item_col = user_id, item_id
-        scale = weights[-1]
+                 ego_user: Tensor | None,
+                 ego_item: Tensor | None) -> tuple[Any, ...]:
+        graph, weights, user, item = (ctx.graph, ctx.weights, ctx.user,
+                                      ctx.item)
+        want_user = ctx.has_user and ctx.needs_input_grad[0]
+        want_item = ctx.needs_input_grad[1]
+        add_user = h_user = _collect(grad_user, user, ctx.factor)
+        add_item = h_item = _collect(grad_item, item, ctx.factor)
         for i in range(len(weights) - 2, -1, -1):
-            want_user = i > 0 or (ctx.has_user and ctx.needs_input_grad[0])
-            want_item = i > 0 or ctx.needs_input_grad[1]
+            first = i == len(weights) - 2
             h_user, h_item = (
-                _step_back(graph.user_item, h_item, item_col, grad_user,
-                           user_id, scale, weights[i])
-                if want_user else None,
-                _step_back(graph.item_user, h_user, user_col, grad_item,
-                           item_id, scale, weights[i])
-                if want_item else None,
+                _step_back(graph.user_item, h_item, item if first else None,
+                           add_user, user, weights[i])
+                if i > 0 or want_user else None,
+                _step_back(graph.item_user, h_user, user if first else None,
+                           add_item, item, weights[i])
+                if i > 0 or want_item else None,
             )
-            user_col = item_col = None
-            scale = 1.0
         if len(weights) == 1:
-            h_user = _scatter(grad_user, user_id, graph.num_users, scale)
-            h_item = _scatter(grad_item, item_id, graph.num_items, scale)
-
-        out_user = out_item = None
-        if ctx.has_user and ctx.needs_input_grad[0]:
-            out_user = _scatter(ego_user, user_id, graph.num_users, 1.0,
-                                h_user)
-        if ctx.needs_input_grad[1]:
-            out_item = _scatter(ego_item, item_id, graph.num_items, 1.0,
-                                h_item)
-        return out_user, out_item, None, None, None, None, None
+            h_user = _add(None, add_user, user, graph.num_users)
+            h_item = _add(None, add_item, item, graph.num_items)
+        return (
+            _add(h_user, _collect(ego_user, user), user, graph.num_users)
+            if want_user else None,
+            _add(h_item, _collect(ego_item, item), item, graph.num_items)
+            if want_item else None, None, None, None, None, None, None)
 
 
-def _rows(x: Tensor | None, index: Tensor | None) -> Tensor | None:
-    return x if x is None or index is None else x.index_select(0, index)
+def _rows(x: Tensor | None, select: _Selection | None) -> Tensor | None:
+    if x is None or select is None:
+        return x
+    return x.index_select(0, select.index)
+
+
+def _collect(grad: Tensor | None, select: _Selection | None,
+             factor: float = 1.0) -> Tensor | None:
+    if grad is not None and factor != 1.0:
+        grad = factor * grad
+    return grad if grad is None or select is None else select.collect(grad)
 
 
 def _step(matrix: CSRMatrix, x: Tensor | None, add: Tensor | None,
-          alpha: float, beta: float,
-          row: Tensor | None = None) -> Tensor | None:
-    r""":math:`\alpha M x + \beta \, add`, where missing inputs are zero;
-    only :obj:`row` of it, :obj:`add` being these rows already."""
+          beta: float) -> Tensor | None:
+    r""":math:`M x + \beta \, add`, where missing inputs are zero."""
     if x is None:
         return None if add is None else beta * add
-    if beta == 0.0:
-        add = None
-    if row is None:
-        return matrix.matmul(x, add, alpha, beta)
-    if _share(matrix, row) < _RESTRICT_BELOW:
-        return matrix.select_rows(row).matmul(x, add, alpha, beta)
-    out = matrix.matmul(x, None, alpha).index_select(0, row)
-    return out if add is None else out.add_(add, alpha=beta)
+    return matrix.matmul(x, add if beta != 0.0 else None, beta)
 
 
-def _step_back(matrix: CSRMatrix, grad: Tensor | None, col: Tensor | None,
-               add: Tensor | None, add_row: Tensor | None, alpha: float,
+def _last_step(matrix: CSRMatrix, x: Tensor | None, add: Tensor | None,
+               beta: float, factor: float,
+               select: _Selection | None) -> Tensor | None:
+    r"""The selected rows of it, times :obj:`factor`."""
+    if select is None:
+        out = _step(matrix, x, add, beta)
+        return out if out is None or factor == 1.0 else out.mul_(factor)
+    row = select.row
+    add = None if add is None else add.index_select(0, row)
+    if x is not None and _share(matrix, row) >= _RESTRICT_BELOW:
+        out = matrix.matmul(x).index_select(0, row)
+        out = out if add is None else out.add_(add, alpha=beta)
+    else:
+        matrix = matrix if x is None else matrix.select_rows(row)
+        out = _step(matrix, x, add, beta)
+    if out is None:
+        return None
+    out = out if factor == 1.0 else out.mul_(factor)
+    return out.index_select(0, select.back)
+
+
+def _step_back(matrix: CSRMatrix, grad: Tensor | None,
+               select: _Selection | None, add: Tensor | None,
+               add_select: _Selection | None,
                beta: float) -> Tensor | None:
-    r"""The same, where :obj:`grad` holds the rows :obj:`col` of a matrix
-    that is zero elsewhere, and :obj:`add` the rows :obj:`add_row`."""
+    r"""The same, where :obj:`grad` and :obj:`add` hold the selected rows of
+    matrices that are zero elsewhere."""
     if grad is None:
-        return _scatter(add, add_row, matrix.shape[0], beta)
-    if col is not None:
-        if col.numel() < _RESTRICT_BELOW * matrix.shape[1]:
-            matrix = matrix.select_cols(col)
+        return _add(None, add, add_select, matrix.shape[0], beta)
+    if select is not None:
+        if select.row.numel() < _RESTRICT_BELOW * matrix.shape[1]:
+            matrix = matrix.rename_cols(select.name, grad.size(0))
         else:
-            grad = _scatter(grad, col, matrix.shape[1], 1.0)
-    assert grad is not None
-    if add_row is None and add is not None and beta != 0.0:
-        return matrix.matmul(grad, add, alpha, beta)
-    out = matrix.matmul(grad, None, alpha)
-    return out if beta == 0.0 else _scatter(add, add_row, matrix.shape[0],
-                                            beta, out)
+            grad = _add(None, grad, select, matrix.shape[1])
+    out = matrix.matmul(grad)
+    return out if beta == 0.0 else _add(out, add, add_select,
+                                        matrix.shape[0], beta)
 
 
-def _scatter(x: Tensor | None, row: Tensor | None, size: int, alpha: float,
-             out: Tensor | None = None) -> Tensor | None:
-    r"""Adds :math:`\alpha x` to the rows :obj:`row` of :obj:`out`."""
+def _add(out: Tensor | None, x: Tensor | None, select: _Selection | None,
+         size: int, alpha: float = 1.0) -> Tensor | None:
+    r"""Adds :math:`\alpha x`, the selected rows, to :obj:`out`."""
     if x is None:
         return out
-    if row is None:
+    if select is None:
         return alpha * x if out is None else out.add_(x, alpha=alpha)
     if out is None:
         out = x.new_zeros(size, x.size(1))
-    return out.index_add_(0, row, x, alpha=alpha)
+    x = x[:-1] if alpha == 1.0 else alpha * x[:-1]
+    return add_rows_(out, select.row, x)
 
 
 def _share(matrix: CSRMatrix, row: Tensor) -> float:

@@ -100,42 +100,44 @@ class PromptTables:
 
     def __call__(self, user_id: Tensor | None = None,
                  item_id: Tensor | None = None) -> TeacherOutput:
-        modalities: dict[str, Pair] = {}
+        fixed = {
+            name: (_rows(x_user, user_id), _rows(x_item, item_id))
+            for name, (x_user, x_item) in self.fixed.items()
+        }
         if self.needs_propagation:
-            parts = self._propagated_parts(user_id, item_id)
+            modalities = self._add_propagated(fixed, user_id, item_id)
         else:
-            parts = self._cheap_parts(user_id, item_id)
-        for name, (x_user, x_item) in self.fixed.items():
-            part_user, part_item = parts[name]
-            modalities[name] = (_rows(x_user, user_id) + part_user,
-                                _rows(x_item, item_id) + part_item)
+            modalities = self._add_cheap(fixed, user_id, item_id)
         return self.teacher.fuse(_rows(self.user, user_id),
                                  _rows(self.item, item_id), modalities)
 
-    def _cheap_parts(self, user_id: Tensor | None,
-                     item_id: Tensor | None) -> dict[str, Pair]:
+    def _add_cheap(self, fixed: dict[str, Pair], user_id: Tensor | None,
+                   item_id: Tensor | None) -> dict[str, Pair]:
         matrix = self.prompt.matrix  # B, (d + 1, d)
         basis_user = _rows(self.basis[0], user_id)
         basis_item = _rows(self.basis[1], item_id)
-        parts = {}
+        out = {}
         for name, projected in self.projected.items():
             reduction = self.teacher.reduction(name)
             scale = reduction.prompt_weight
             if reduction.normalize == 'size':
                 scale = scale / max(self.prompt.num_items, 1)
             inner = scale * matrix @ (matrix.t() @ projected)  # M_m
-            parts[name] = (basis_user @ inner, basis_item @ inner)
-        return parts
+            user, item = fixed[name]
+            out[name] = (torch.addmm(user, basis_user, inner),
+                         torch.addmm(item, basis_item, inner))
+        return out
 
-    def _propagated_parts(self, user_id: Tensor | None,
-                          item_id: Tensor | None) -> dict[str, Pair]:
-        prompt, parts = self.prompt(), {}
-        for name in self.fixed:
+    def _add_propagated(self, fixed: dict[str, Pair], user_id: Tensor | None,
+                        item_id: Tensor | None) -> dict[str, Pair]:
+        prompt, out = self.prompt(), {}
+        for name, (user, item) in fixed.items():
             part = self.teacher.reduction(name).prompt_term(
                 prompt, self.teacher.context(name, prompt),
                 self.reduced.get(name))
-            parts[name] = self._propagate(part, user_id, item_id)
-        return parts
+            part_user, part_item = self._propagate(part, user_id, item_id)
+            out[name] = (user + part_user, item + part_item)
+        return out
 
 
 def as_output(output: Any) -> TeacherOutput:

@@ -8,6 +8,7 @@ from torch_promptmm.train.checkpoint import (
 from torch_promptmm.train.distillation import DistillationTask
 from torch_promptmm.train.history import History
 from torch_promptmm.train.loop import seeded, train
+from torch_promptmm.train.memory import kept_memory
 from torch_promptmm.train.objective import RankingObjective
 from torch_promptmm.train.settings import Settings
 from torch_promptmm.train.task import RankingTask, Task
@@ -21,6 +22,7 @@ __all__ = classes = [
     'Settings',
     'History',
     'seeded',
+    'kept_memory',
     'save_checkpoint',
     'load_checkpoint',
     'load_weights',

@@ -16,13 +16,8 @@ from torch_promptmm.loss import (
     default_temperature,
 )
 from torch_promptmm.nn import TeacherOutput, UserItemGraph
-from torch_promptmm.train.objective import RankingObjective, pair_margin
-from torch_promptmm.train.rows import (
-    Rows,
-    batch_items,
-    list_mask,
-    split_rows,
-)
+from torch_promptmm.train.objective import RankingObjective
+from torch_promptmm.train.rows import ScoredRows, batch_items, split_rows
 from torch_promptmm.train.task import Task, Terms, batch_l2
 
 TeacherRows = Callable[[Tensor, Tensor], TeacherOutput]
@@ -140,7 +135,7 @@ class DistillationTask(Task):
         if temperature is None:
             temperature = default_temperature(objective.score)
         self.pair_loss = PairwiseKD(temperature)
-        self.list_loss: torch.nn.Module = (
+        self.list_loss: DisentangledListKD | ListwiseKD = (
             DisentangledListKD(temperature, alpha, beta)
             if disentangle else ListwiseKD(temperature))
         self.emb_loss = ScaledCosineError(gamma)
@@ -166,14 +161,8 @@ class DistillationTask(Task):
         item_id = batch_items(batch)
         user, item, ego_user, ego_item = self.student(
             self.graph, batch.user, item_id, return_ego=True)
-        raw = split_rows(user, item, batch)
-        rows = raw.scored(self.score)
-        mask = list_mask(batch)
-        scores = None
-        if self._needs_lists or self.objective.ranking_loss == 'softmax':
-            scores = rows.list_scores()
-
-        terms = {'rank': self.objective(rows, batch, scores, mask)}
+        rows = ScoredRows(split_rows(user, item, batch), batch, self.score)
+        terms = {'rank': self.objective(rows)}
         total = terms['rank']
         weights: dict[str, float] = {}
         if self.l2 > 0.0:
@@ -181,8 +170,7 @@ class DistillationTask(Task):
             weights['l2'] = self.l2
         if self.needs_teacher:
             teacher = self.teacher_rows(batch.user, item_id)
-            self._distil(raw, rows, scores, mask, teacher, batch, terms,
-                         weights)
+            self._distil(rows, teacher, batch, terms, weights)
         for name, weight in weights.items():
             total = total + weight * terms[name]
         return total, terms
@@ -195,50 +183,44 @@ class DistillationTask(Task):
             self.fused_list_weight, self.fused_emb_weight,
             self.teacher_weight))
 
-    def _distil(self, raw: Rows, rows: Rows, scores: Tensor | None,
-                mask: Tensor, teacher: TeacherOutput, batch: Batch,
+    def _distil(self, rows: ScoredRows, teacher: TeacherOutput, batch: Batch,
                 terms: Terms, weights: dict[str, float]) -> None:
-        fused_raw = split_rows(teacher.user, teacher.item, batch)
-        fused = fused_raw.scored(self.score)
-        modal_raw = {
-            name: split_rows(x_user, x_item, batch)
-            for name, (x_user, x_item) in teacher.modalities.items()
-        }
-        fused_scores = None
+        fused, *modal = (
+            ScoredRows(split_rows(x_user, x_item, batch), batch, self.score,
+                       rows.mask)
+            for x_user, x_item in ((teacher.user, teacher.item),
+                                   *teacher.modalities.values()))
 
         if self.pair_weight > 0.0:
             weights['pair'] = self.pair_weight
-            terms['pair'] = self.pair_loss(pair_margin(rows),
-                                           pair_margin(fused),
+            terms['pair'] = self.pair_loss(rows.margin(), fused.margin(),
                                            batch.negative_mask[:, 0])
-        if self.list_weight > 0.0 and modal_raw:
+        if self.list_weight > 0.0 and modal:
             weights['list'] = self.list_weight
-            terms['list'] = torch.stack([
-                self.list_loss(scores,
-                               each.scored(self.score).list_scores(), mask)
-                for each in modal_raw.values()
-            ]).sum()
-        if self.emb_weight > 0.0 and modal_raw:
+            terms['list'] = torch.stack(
+                [self._list(rows, each) for each in modal]).sum()
+        if self.emb_weight > 0.0 and modal:
             weights['emb'] = self.emb_weight
             terms['emb'] = torch.stack([
-                self._emb(name, raw.item, each.item, batch)
-                for name, each in modal_raw.items()
+                self._emb(name, rows.rows.item, each.rows.item, batch)
+                for name, each in zip(teacher.modalities, modal, strict=True)
             ]).sum()
         if self.fused_list_weight > 0.0:
             weights['fused_list'] = self.fused_list_weight
-            fused_scores = fused.list_scores()
-            terms['fused_list'] = self.list_loss(scores, fused_scores, mask)
+            terms['fused_list'] = self._list(rows, fused)
         if self.fused_emb_weight > 0.0:
             weights['fused_emb'] = self.fused_emb_weight
             terms['fused_emb'] = (
-                self._emb('', raw.user, fused_raw.user, None) +
-                self._emb('', raw.item, fused_raw.item, None))
+                self._emb('', rows.rows.user, fused.rows.user, None) +
+                self._emb('', rows.rows.item, fused.rows.item, None))
         if self.teacher_weight > 0.0:
             weights['teacher'] = self.teacher_weight
-            if fused_scores is None and scores is not None:
-                fused_scores = fused.list_scores()
-            terms['teacher'] = self.objective(fused, batch, fused_scores,
-                                              mask)
+            terms['teacher'] = self.objective(fused)
+
+    def _list(self, rows: ScoredRows, teacher: ScoredRows) -> Tensor:
+        temperature = self.list_loss.temperature
+        return self.list_loss.of_lists(rows.lists(temperature),
+                                       teacher.lists(temperature))
 
     def _emb(self, name: str, student: Tensor, teacher: Tensor,
              batch: Batch | None) -> Tensor:

@@ -31,6 +31,7 @@ from torch_promptmm.train.checkpoint import (
     set_rng_state,
 )
 from torch_promptmm.train.history import History
+from torch_promptmm.train.memory import kept_memory
 from torch_promptmm.train.task import Task
 
 Metrics = dict[str, float]
@@ -171,7 +172,7 @@ def train(
                                task.graph.num_users, task.graph.num_items,
                                batch_size, task.batch_spec, task.device)
 
-    with seeded(seed, task.device):
+    with seeded(seed, task.device), kept_memory():
         if resume and checkpoint is not None:
             state = load_checkpoint(checkpoint)
             if state is not None:

@@ -9,14 +9,14 @@ from torch_promptmm.checks import (
     check_float,
     check_int,
 )
-from torch_promptmm.loader import Batch, BatchSpec
+from torch_promptmm.loader import BatchSpec
 from torch_promptmm.loss import (
     BPRLoss,
     SampledSoftmaxLoss,
     default_temperature,
 )
 from torch_promptmm.loss.score import SCORES
-from torch_promptmm.train.rows import Rows
+from torch_promptmm.train.rows import ScoredRows
 
 RANKING_LOSSES = ('bpr', 'softmax')
 
@@ -57,7 +57,7 @@ class RankingObjective(torch.nn.Module):
                                        exclusive=True)
         self.num_negatives = check_int('num_negatives', num_negatives, 1)
         self.warm_negatives = check_bool('warm_negatives', warm_negatives)
-        self.loss: torch.nn.Module = (
+        self.loss: BPRLoss | SampledSoftmaxLoss = (
             BPRLoss()
             if ranking_loss == 'bpr' else SampledSoftmaxLoss(temperature))
 
@@ -70,26 +70,13 @@ class RankingObjective(torch.nn.Module):
         return BatchSpec(shared_negatives=self.num_negatives,
                          warm_negatives=self.warm_negatives)
 
-    def forward(self, rows: Rows, batch: Batch,
-                scores: Tensor | None = None,
-                mask: Tensor | None = None) -> Tensor:
-        r"""Returns the loss of rows that are scored already; list scores
-        and their mask are taken where the caller has them."""
+    def forward(self, rows: ScoredRows) -> Tensor:
+        r"""Returns the loss of a batch's rows."""
         if self.ranking_loss == 'bpr':
-            margin = pair_margin(rows)
-            return self.loss(margin, batch.negative_mask[:, 0])
-        if scores is None or mask is None:
-            raise ValueError('The softmax needs list scores and their mask')
-        return self.loss(scores, mask)
+            return self.loss(rows.margin(), rows.batch.negative_mask[:, 0])
+        return self.loss.of_lists(rows.lists(self.temperature))
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.ranking_loss!r}, '
                 f'score={self.score!r}, temperature={self.temperature}, '
                 f'num_negatives={self.num_negatives})')
-
-
-def pair_margin(rows: Rows) -> Tensor:
-    r"""Score of the positive minus that of the row's first negative
-    :math:`(B)`."""
-    difference = rows.positive - rows.negative[:, 0]
-    return (rows.user * difference).sum(dim=-1)

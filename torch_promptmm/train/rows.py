@@ -2,6 +2,7 @@ r"""The rows of a batch, and the scores between them."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from torch_promptmm.loader import Batch
 from torch_promptmm.loss import as_scored
+from torch_promptmm.loss.lists import ListMask, ScoreLists
 
 
 class Rows(NamedTuple):
@@ -27,22 +29,66 @@ class Rows(NamedTuple):
     shared: Tensor
     item: Tensor
 
-    def scored(self, score: str) -> Rows:
-        r"""The rows as the score function sees them."""
-        return Rows(*(as_scored(x, score) for x in self))
 
-    def positive_score(self) -> Tensor:
-        r"""Scores of the positives :math:`(B)`."""
-        return (self.user * self.positive).sum(dim=-1)
+class ScoredRows:
+    r"""Rows as the score function sees them, each part of them only if it is
+    needed.
 
-    def list_scores(self) -> Tensor:
-        r"""Scores of the positive, first, and of the shared negatives, or of
-        the row's own where none are shared :math:`(B, K)`."""
-        if self.shared.size(0) > 0:
-            negative = self.user @ self.shared.t()
-        else:
-            negative = (self.negative @ self.user.unsqueeze(-1)).squeeze(-1)
-        return torch.cat([self.positive_score().view(-1, 1), negative], dim=1)
+    Args:
+        rows (Rows): The embeddings.
+        batch (Batch): The batch that they are of.
+        score (str): The score function.
+        mask (ListMask, optional): Which negatives of a list are valid.
+            (default: that of the batch)
+    """
+    def __init__(self, rows: Rows, batch: Batch, score: str,
+                 mask: ListMask | None = None) -> None:
+        self.rows, self.batch, self.score = rows, batch, score
+        self._mask = mask
+        self._lists: dict[float, ScoreLists] = {}
+
+    @cached_property
+    def user(self) -> Tensor:
+        return as_scored(self.rows.user, self.score)
+
+    @cached_property
+    def positive(self) -> Tensor:
+        return as_scored(self.rows.positive, self.score)
+
+    @cached_property
+    def negative(self) -> Tensor:
+        return as_scored(self.rows.negative, self.score)
+
+    @cached_property
+    def shared(self) -> Tensor:
+        return as_scored(self.rows.shared, self.score)
+
+    @property
+    def mask(self) -> ListMask:
+        r"""Which negatives of a list are valid."""
+        if self._mask is None:
+            self._mask = list_mask(self.batch)
+        return self._mask
+
+    def margin(self) -> Tensor:
+        r"""Score of the positive minus that of the row's first negative
+        :math:`(B)`."""
+        difference = self.positive - self.negative[:, 0]
+        return (self.user * difference).sum(dim=-1)
+
+    def lists(self, temperature: float) -> ScoreLists:
+        r"""Scores of the positive and of the shared negatives, or of the
+        row's own where none are shared, over a temperature."""
+        if temperature not in self._lists:
+            user = self.user / temperature
+            positive = (user * self.positive).sum(dim=-1)
+            if self.shared.size(0) > 0:
+                negative = user @ self.shared.t()
+            else:  # Ten times as fast as a product of batches.
+                negative = (self.negative * user.unsqueeze(1)).sum(dim=-1)
+            self._lists[temperature] = ScoreLists(positive, negative,
+                                                  self.mask)
+        return self._lists[temperature]
 
 
 def batch_items(batch: Batch) -> Tensor:
@@ -69,9 +115,7 @@ def split_rows(user: Tensor, item: Tensor, batch: Batch) -> Rows:
     return Rows(user, positive, negative, shared, sample)
 
 
-def list_mask(batch: Batch) -> Tensor:
-    r"""True where an entry of :meth:`Rows.list_scores` is valid
-    :math:`(B, K)`."""
-    mask = (batch.shared_mask
-            if batch.shared.numel() > 0 else batch.negative_mask)
-    return torch.nn.functional.pad(mask, (1, 0), value=True)
+def list_mask(batch: Batch) -> ListMask:
+    r"""Which negatives of :meth:`ScoredRows.lists` are valid."""
+    return ListMask(batch.shared_mask if batch.shared.numel() > 0 else
+                    batch.negative_mask.contiguous())

@@ -14,7 +14,7 @@ from torch_promptmm.loss import as_scored
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.nn.tables import as_output
 from torch_promptmm.train.objective import RankingObjective
-from torch_promptmm.train.rows import batch_items, list_mask, split_rows
+from torch_promptmm.train.rows import ScoredRows, batch_items, split_rows
 
 Terms = dict[str, Tensor]
 
@@ -143,27 +143,21 @@ class RankingTask(Task):
             }
         return (user, item, modalities), (user, item)
 
-    def _rank(self, user: Tensor, item: Tensor, batch: Batch,
-              mask: Tensor) -> Tensor:
-        rows = split_rows(user, item, batch).scored(self.score)
-        scores = None
-        if self.objective.ranking_loss == 'softmax':
-            scores = rows.list_scores()
-        return self.objective(rows, batch, scores, mask)
-
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         item_id = batch_items(batch)
         (user, item, modalities), (ego_user, ego_item) = self._run(
             batch.user, item_id)
-        mask = list_mask(batch)
-        terms = {'rank': self._rank(user, item, batch, mask)}
+        rows = ScoredRows(split_rows(user, item, batch), batch, self.score)
+        terms = {'rank': self.objective(rows)}
         total = terms['rank']
         if self.l2 > 0.0:
             terms['l2'] = batch_l2(ego_user, ego_item, batch)
             total = total + self.l2 * terms['l2']
         if self.modality_weight > 0.0 and modalities:
             terms['modality'] = torch.stack([
-                self._rank(x_user, x_item, batch, mask)
+                self.objective(
+                    ScoredRows(split_rows(x_user, x_item, batch), batch,
+                               self.score, rows.mask))
                 for x_user, x_item in modalities.values()
             ]).sum()
             total = total + self.modality_weight * terms['modality']

@@ -1,0 +1,158 @@
+r"""Ranking lists, and their divergence in closed form."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from torch_promptmm.loss.ranking import check_valid, masked_mean
+
+
+class ListMask:
+    r"""Which negatives of ranking lists are valid.
+
+    Few are not (those that a user knows), so on a CPU they are written one
+    by one instead of by a pass over all scores.
+
+    Args:
+        mask (torch.Tensor): True where a negative is valid :math:`(B, N)`.
+    """
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        if mask.device.type == 'cpu':
+            self.invalid = mask.logical_not().view(-1).nonzero().view(-1)
+            row = self.invalid // max(mask.size(1), 1)
+            count = torch.bincount(row, minlength=mask.size(0))
+            self.rows = count < mask.size(1)
+        else:
+            self.rows = mask.any(dim=1)
+
+    def fill(self, scores: Tensor) -> Tensor:
+        r"""Takes all weight from invalid entries of scores :math:`(B, N)`,
+        which may be overwritten."""
+        check_valid(self.mask, scores)
+        # Finite: the difference of two infinities is no number.
+        never = torch.finfo(scores.dtype).min / 2
+        if self.mask.device.type != 'cpu':
+            return scores.masked_fill(~self.mask, never)
+        if self.invalid.numel() == 0:
+            return scores
+        flat = scores.contiguous().view(-1)
+        return flat.index_fill(0, self.invalid, never).view(scores.shape)
+
+
+class ScoreLists:
+    r"""The scores of ranking lists, over a temperature, and what several
+    losses need of them, computed once.
+
+    Args:
+        positive (torch.Tensor): Scores of the positives :math:`(B)`.
+        negative (torch.Tensor): Scores of the negatives :math:`(B, N)`.
+        mask (ListMask, optional): Which negatives are valid.
+            (default: :obj:`None`, all)
+    """
+    def __init__(self, positive: Tensor, negative: Tensor,
+                 mask: ListMask | None = None) -> None:
+        if negative.dtype in (torch.half, torch.bfloat16):
+            positive, negative = positive.float(), negative.float()
+        self.positive, self.mask = positive, mask
+        self.negative = negative if mask is None else mask.fill(negative)
+
+    @classmethod
+    def from_scores(cls, scores: Tensor, temperature: float,
+                    mask: ListMask | None = None) -> ScoreLists:
+        r"""Takes scores :math:`(B, K)` with the positive in column 0."""
+        scores = scores / temperature
+        return cls(scores[:, 0], scores[:, 1:], mask)
+
+    @cached_property
+    def softmax(self) -> tuple[Tensor, Tensor]:
+        r"""The softmax over the negatives :math:`(B, N)` and the logarithm
+        of its denominator :math:`(B)`, without a gradient."""
+        negative = self.negative.detach()
+        weight = negative.softmax(dim=1)
+        return weight, negative.amax(dim=1) - weight.amax(dim=1).log()
+
+    def logsumexp(self) -> Tensor:
+        r"""The logarithm of the sum over the negatives :math:`(B)`."""
+        return _LogSumExp.apply(self.negative, *self.softmax)
+
+    def mean(self, values: Tensor) -> Tensor:
+        r"""The mean over rows that have a valid negative."""
+        return masked_mean(values, None if self.mask is None else
+                           self.mask.rows)
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, weight: Tensor,
+                value: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        weight, = ctx.saved_tensors
+        return grad.view(-1, 1) * weight, None, None
+
+
+def list_divergence(student: ScoreLists, teacher: ScoreLists, alpha: float,
+                    beta: float | None) -> Tensor:
+    r"""Returns :math:`\alpha \, \textrm{KL}(\mathbf{b}^{\mathcal{T}} \|
+    \mathbf{b}^{\mathcal{S}}) + \beta_b \, \textrm{KL}
+    (\mathbf{q}^{\mathcal{T}} \| \mathbf{q}^{\mathcal{S}})` of each row
+    :math:`(B)`, see :class:`DisentangledListKD`.
+
+    The gradient is taken in closed form, in five passes over the scores
+    where automatic differentiation needs about thirty.
+    """
+    return _Divergence.apply(student.positive, student.negative,
+                             teacher.positive, teacher.negative,
+                             *student.softmax, *teacher.softmax, alpha, beta)
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, s_pos: Tensor, s_neg: Tensor, t_pos: Tensor,
+                t_neg: Tensor, s_soft: Tensor, s_all: Tensor, t_soft: Tensor,
+                t_all: Tensor, alpha: float, beta: float | None) -> Tensor:
+        gap = t_neg - s_neg
+        mean_gap = (t_soft * gap).sum(dim=1)
+        second = mean_gap - t_all + s_all
+        # b = sigmoid(positive - logsumexp of the negatives), in logs:
+        s_gap, t_gap = s_pos - s_all, t_pos - t_all
+        b_pos, b_neg = t_gap.sigmoid(), (-t_gap).sigmoid()
+        first = (b_pos * (F.logsigmoid(t_gap) - F.logsigmoid(s_gap)) + b_neg *
+                 (F.logsigmoid(-t_gap) - F.logsigmoid(-s_gap)))
+        weight = b_neg if beta is None else torch.full_like(b_neg, beta)
+        # Derivatives by s_gap and t_gap, the latter also through beta.
+        by_s = alpha * (s_gap.sigmoid() - b_pos)
+        by_t = alpha * (t_gap - s_gap)
+        if beta is None:
+            by_t = by_t - second
+        ctx.save_for_backward(s_soft, t_soft, gap, mean_gap, weight, by_s,
+                              b_pos * b_neg * by_t)
+        return alpha * first + weight * second
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        s_soft, t_soft, gap, mean_gap, weight, by_s, by_t = ctx.saved_tensors
+        scale = (grad * weight).view(-1, 1)
+        s_pos = s_neg = t_pos = t_neg = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            s_pos = grad * by_s
+            s_neg = (scale - s_pos.view(-1, 1)) * s_soft
+            s_neg.addcmul_(t_soft, scale, value=-1.0)
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            t_pos = grad * by_t
+            shift = (grad * weight * mean_gap + t_pos).view(-1, 1)
+            t_neg = torch.addcmul(-shift, gap, scale).mul_(t_soft)
+        return (s_pos, s_neg, t_pos, t_neg, None, None, None, None, None,
+                None)
