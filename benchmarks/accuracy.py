@@ -48,6 +48,7 @@ class Row:
     build: dict[str, Any] = field(default_factory=dict)  # from_data
     change: dict[str, Any] = field(default_factory=dict)  # stage 2
     against: str = ''  # The row of the paired test.
+    turn: int = 0  # Rows of an early turn are run first, for all seeds.
 
     @property
     def key(self) -> str:
@@ -70,18 +71,18 @@ def rows_of(planted: bool) -> list[Row]:
         rows += [
             Row(f'teacher, {setting}', 'teacher', setting, against=base),
             Row(f'teacher, {setting}, no prompt', 'teacher', setting, absent,
-                against=f'teacher, {setting}'),
+                against=f'teacher, {setting}', turn=1),
             Row(student, 'student', setting, against=base),
             Row(f'{student}, prompt frozen', 'student', setting, {},
-                {'tune_prompt': False}, student),
+                {'tune_prompt': False}, student, turn=1),
             Row(f'{student}, no prompt', 'student', setting, absent, {},
-                student),
+                student, turn=1),
         ]
         if planted:
             graph = {'prompt': 'graph', 'prompt_weight': 10.0}
             rows.append(
                 Row(f'{student}, prompt from the graph, λ1 = 10', 'student',
-                    setting, graph, {}, student))
+                    setting, graph, {}, student, turn=1))
             continue
         settings = Settings.preset(setting)
         parts = {
@@ -94,7 +95,7 @@ def rows_of(planted: bool) -> list[Row]:
         for part, change in parts.items():
             if any(getattr(settings, k) != v for k, v in change.items()):
                 rows.append(Row(f'{student}, no {part}', 'student', setting,
-                                {}, change, student))
+                                {}, change, student, turn=2))
     return rows
 
 
@@ -243,12 +244,14 @@ def work(source: dict[str, Any], fit: dict[str, Any], runs: str, seed: int,
 
 
 def groups_of(rows: list[Row]) -> list[list[Row]]:
-    r"""Rows that share a teacher belong together."""
-    out: dict[str, list[Row]] = {}
-    for row in rows:
+    r"""Rows that share a teacher, and are run in the same turn, belong
+    together; those of an early turn come first."""
+    out: dict[tuple[int, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.turn):
         shared = row.model in ('teacher', 'student')
         key = f'{row.setting} {sorted(row.build.items())}'
-        out.setdefault(key if shared else row.name, []).append(row)
+        key = key if shared else row.name
+        out.setdefault((row.turn, key), []).append(row)
     return list(out.values())
 
 
@@ -354,6 +357,8 @@ def main() -> None:
     source.add_argument('--planted', choices=('small', 'wide', 'tiktok'),
                         help='a preset of SyntheticMultimodal')
     parser.add_argument('--seeds', type=int, default=5)
+    parser.add_argument('--ablation-seeds', type=int, default=5,
+                        help='seeds of the rows that leave a part out')
     parser.add_argument('--epochs', type=int, default=200)
     parser.add_argument('--patience', type=int, default=20)
     parser.add_argument('--min-epochs', type=int, default=0)
@@ -373,7 +378,9 @@ def main() -> None:
     fit = {'epochs': args.epochs, 'patience': args.patience,
            'min_epochs': args.min_epochs}
     jobs = [(where, fit, str(runs), seed, group)
-            for seed in seeds for group in groups_of(rows)]
+            for turn in (0, 1, 2) for seed in seeds
+            for group in groups_of(rows) if group[0].turn == turn
+            and (turn < 2 or seed < args.ablation_seeds)]
     threads = max(1, math.floor((os.cpu_count() or 1) / args.jobs))
     with ProcessPoolExecutor(args.jobs, get_context('spawn')) as pool:
         futures = [pool.submit(work, *job, threads) for job in jobs]

@@ -30,7 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch  # noqa: E402
 from _pyg_steps import PyGStep, pyg_evaluate  # noqa: E402
-from _timing import Row, markdown, ms, number, paired  # noqa: E402
+from _timing import (  # noqa: E402
+    Row,
+    markdown,
+    ms,
+    number,
+    paired,
+    use_cpu_clock,
+)
 from torch import Tensor  # noqa: E402
 
 from torch_promptmm import PromptMMDistiller  # noqa: E402
@@ -42,6 +49,7 @@ from torch_promptmm.nn import (  # noqa: E402
     LightGCNStudent,
     MultimodalTeacher,
     PromptedReduction,
+    PropagatedFeatures,
     SoftPrompt,
     UserItemGraph,
 )
@@ -248,13 +256,29 @@ def teacher_rows(bench: Bench) -> Iterator[Row]:
             torch.mm(x.t(), grad)
         plain()
 
-    times = paired({'teacher': Step(task), 'bare': bare}, bench.repeats)
+    step = Step(task)
+
+    def propagated() -> None:
+        task.model.propagated = tables
+        step()
+        task.model.propagated = None
+
+    tables = PropagatedFeatures(task.model, task.graph)
+    times = paired({
+        'teacher': step,
+        'bare': bare,
+        'propagated': propagated,
+    }, bench.repeats)
     size = sum(x.nbytes for x in features) / 2**20
     yield Row('teacher, one step of stage 1',
               "X W and X'G of all modalities plus one plain step",
               times['teacher'] / times['bare'], 1.2, False,
               f'{ms(times["teacher"])} against {ms(times["bare"])}; reads '
               f'{number(2 * size)} MiB of features a step')
+    yield Row('the same with propagated features in half precision',
+              "X W and X'G of all modalities plus one plain step",
+              times['propagated'] / times['bare'], 0.5, False,
+              ms(times['propagated']))
 
 
 def reduction_rows(bench: Bench) -> Iterator[Row]:
@@ -377,6 +401,77 @@ GROUPS = {
     'growth': growth_rows,
 }
 
+# Where the time of a step goes ##############################################
+
+
+def profile(bench: Bench) -> str:
+    """The parts of a plain BPR step against the bytes that they move."""
+    step = Step(bench.plain_task(RankingObjective('bpr')))
+    graph, model = bench.graph, step.task.model
+    x_user = model.user_embedding.weight.detach()
+    x_item = model.item_embedding.weight.detach()
+    batch = step.sample()
+    user = batch.user.unique()
+    item = torch.cat([batch.positive, batch.negative.view(-1)]).unique()
+    few = graph.user_item.select_rows(user), graph.item_user.select_rows(item)
+    name = torch.full((bench.num_items, ), item.numel(), dtype=torch.int32,
+                      device=bench.device)
+    name[item] = torch.arange(item.numel(), dtype=torch.int32,
+                              device=bench.device)
+    grad = torch.randn(item.numel() + 1, CHANNELS, device=bench.device)
+    grad[-1] = 0
+    row, table = 4 * CHANNELS, x_user.nbytes + x_item.nbytes
+    copy = torch.empty_like(x_user)
+    step()
+
+    def forward() -> None:
+        step.task(batch)
+
+    def both() -> None:
+        step.optimizer.zero_grad(set_to_none=True)
+        step.task(batch)[0].backward()
+
+    edges = graph.num_edges
+    parts: dict[str, tuple[Callable[[], object], float]] = {
+        'whole step': (step, 0),
+        'sampling': (step.sample, 0),
+        'forward': (forward, 0),
+        'forward and backward': (both, 0),
+        'AdamW, fused': (step.optimizer.step, 7 * table),
+        'R x, all users': (lambda: graph.user_item.matmul(x_item),
+                           edges * (row + 8) + x_user.nbytes),
+        "R' x, all items": (lambda: graph.item_user.matmul(x_user),
+                            edges * (row + 8) + x_item.nbytes),
+        'R x, users of the batch': (lambda: few[0].matmul(x_item),
+                                    few[0].nnz * (row + 8)),
+        "R' x, items of the batch": (lambda: few[1].matmul(x_user),
+                                     few[1].nnz * (row + 8)),
+        'finding the rows of the items': (
+            lambda: graph.item_user.select_rows(item), few[1].nnz * 16),
+        'R g, g zero outside of the batch': (
+            lambda: graph.user_item.rename_cols(
+                name, item.numel() + 1).matmul(grad),
+            few[1].nnz * row + edges * 16 + x_user.nbytes),
+        'adding a table to a table': (lambda: copy.add_(x_user),
+                                      3 * x_user.nbytes),
+        'copying a table': (lambda: copy.copy_(x_user), 2 * x_user.nbytes),
+    }
+    times = paired({name: part[0] for name, part in parts.items()},
+                   3 * bench.repeats)
+    lines = ['| part of a BPR step of 2048 | time | moves | at |',
+             '| --- | --- | --- | --- |']
+    for name_, (_, size) in parts.items():
+        median = float(times[name_].double().median())
+        moved = f'{number(size / 1e6)} MB' if size else ''
+        rate = f'{number(size / median / 1e9)} GB/s' if size else ''
+        lines.append(f'| {name_} | {number(1e3 * median)} ms | {moved} | '
+                     f'{rate} |')
+    share = [100 * matrix.nnz / edges for matrix in few]
+    return '\n'.join(lines) + (
+        f'\n\nThe rows of the batch hold {number(share[0])} % (users) and '
+        f'{number(share[1])} % (items) of the interactions.')
+
+
 # What needs a process of its own ############################################
 
 
@@ -385,7 +480,7 @@ def _probe(self: Bench, what: str) -> dict[str, Any]:
         sys.executable, __file__, '--probe', what, '--threads',
         str(self.threads), '--scale', str(self.scale), '--repeats',
         str(self.repeats)
-    ] + ['--quick'] * self.args.quick
+    ] + ['--quick'] * self.args.quick + ['--clock', self.args.clock]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(out.stdout.splitlines()[-1])
 
@@ -554,7 +649,11 @@ def main() -> None:
     add('--repeats', type=int, default=None, help='rounds (default: 9)')
     add('--quick', action='store_true',
         help='a small graph and few rounds, to see that it works')
-    add('--only', nargs='+', choices=list(GROUPS), default=list(GROUPS),
+    add('--clock', choices=['wall', 'cpu'], default='wall',
+        help='cpu: the time of this process alone, where others share the\n'
+        'machine; with one thread only (default: wall)')
+    add('--only', nargs='+', choices=[*GROUPS, 'profile'],
+        default=[*GROUPS, 'profile'],
         help='parts of the table (default: all)')
     add('--output', help='also write the table to this file')
     add('--probe', help=argparse.SUPPRESS)
@@ -567,6 +666,8 @@ def main() -> None:
         args.threads = [1]
         if not args.quick and args.device == 'cpu':
             args.threads += [os.cpu_count() or 1] * (os.cpu_count() != 1)
+    if args.clock == 'cpu':
+        use_cpu_clock()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads[0])
 
@@ -575,14 +676,18 @@ def main() -> None:
         with kept_memory() if memory else nullcontext():
             print(json.dumps(probe(args.probe, args)))
         return
-    text = [f'Machine: {machine(args)}; scale {args.scale}.']
+    text = [f'Machine: {machine(args)}; scale {args.scale}; '
+            f'{args.clock} clock.']
     print(text[0], flush=True)
     for threads in args.threads:
         torch.set_num_threads(threads)
         rows: list[Row] = []
         with kept_memory():
             bench = Bench(args, threads)
+            parts = profile(bench) if 'profile' in args.only else ''
             for name in args.only:
+                if name == 'profile':
+                    continue
                 if threads != args.threads[0] and name in ('memory',
                                                            'growth'):
                     continue
@@ -597,7 +702,7 @@ def main() -> None:
             f'### {args.device}, {threads} thread{"s" * (threads != 1)}: '
             f'{sum(reached)} of {len(reached)} reached',
             markdown(rows)
-        ]
+        ] + [parts] * bool(parts)
         if args.output:
             Path(args.output).write_text('\n\n'.join(text) + '\n')
     print('\n' + '\n\n'.join(text[1:]))

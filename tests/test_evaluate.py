@@ -166,6 +166,30 @@ def test_top_items(case, k: int, batch_size: int) -> None:
     assert torch.equal(scores[user_id.view(-1, 1), items][left], values[left])
 
 
+@pytest.mark.parametrize('dtype', [torch.float, torch.double])
+def test_two_steps_find_the_best(dtype: torch.dtype) -> None:
+    """Many items for a short list: maxima of blocks are ranked first."""
+    user_emb = torch.randn(70, 4, dtype=dtype)
+    item_emb = torch.randn(1003, 4, dtype=dtype)
+    edge_index = torch.stack([
+        torch.arange(70).repeat_interleave(30),
+        torch.randint(1003, (2100, )),
+    ])
+    everything = torch.stack([torch.full((1000, ), 7), torch.arange(1000)])
+    edge_index = torch.cat([edge_index, everything], dim=1).unique(dim=1)
+    scores = user_emb @ item_emb.t()
+    scores[edge_index[0], edge_index[1]] = float('-inf')
+    want = scores.topk(10, dim=1)
+    user, item, value = next(
+        top_items(user_emb, item_emb, torch.arange(70), 10,
+                  KnownItems(edge_index, 70)))
+    torch.testing.assert_close(value, want.values)
+    finite = value.isfinite()
+    assert (finite[7].sum(), finite.sum()) == (3, 69 * 10 + 3)
+    assert torch.equal(item[finite], want.indices[finite])
+    assert int(item.max()) < 1003
+
+
 def test_no_user_at_all() -> None:
     chunks = list(top_items(*embeddings(distinct_scores(2, 3, 0)),
                             torch.empty(0, dtype=torch.long), 2))

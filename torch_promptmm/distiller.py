@@ -17,7 +17,7 @@ from torch_promptmm.checks import (
     check_int,
     check_path,
 )
-from torch_promptmm.data import known_interactions, read_graph
+from torch_promptmm.data import id_maps, known_interactions, read_graph
 from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.nn import (
     LightGCNStudent,
@@ -222,6 +222,7 @@ class PromptMMDistiller(Served):
         teacher.set_features(view.features, view.masks,
                              standardize=standardize)
         out._graph, out._known = graph, known_interactions(view)
+        out._ids = id_maps(data, edge_type)
         return out
 
     def reset_parameters(self) -> None:
@@ -282,7 +283,7 @@ class PromptMMDistiller(Served):
         for key, layer in parts.projections.items():
             out.projections[key] = layer
         out._graph, out._known = parts.graph, parts.known
-        out._teacher_state = parts.teacher_state
+        out._teacher_state, out._ids = parts.teacher_state, parts.ids
         for model, embeddings in parts.finals.items():
             out._final[model] = (out._versions(model), embeddings)
         return out

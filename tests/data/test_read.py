@@ -285,7 +285,7 @@ def test_id_map_errors() -> None:
     assert str(ids) == 'IdMap(2)'
     assert 'a' in ids and ['a'] not in ids and 1 not in ids
     assert ids.encode(['b', 'z'], unknown='mark').tolist() == [1, -1]
-    with pytest.raises(KeyError, match='2 unknown ids, such as 1; the ids '
+    with pytest.raises(ValueError, match='2 unknown ids, such as 1; the ids '
                        'here are strings'):
         ids.encode([1, 2])
     with pytest.raises(IndexError, match='has the row 2'):

@@ -12,7 +12,7 @@ from .contract import (
 from .features import add_feature_folder, add_features
 from .filtering import KCore, k_core
 from .formats import read_mmrec, read_promptmm, write_mmrec, write_promptmm
-from .ids import IdMap, item_ids, set_ids, user_ids
+from .ids import IdMap, id_maps, item_ids, set_ids, user_ids
 from .interactions import from_interactions, from_splits
 from .npy import load_npy, save_npy
 from .read import read_interactions
@@ -37,6 +37,7 @@ __all__ = [
     'IdMap',
     'InteractionData',
     'InteractionSplit',
+    'id_maps',
     'item_ids',
     'k_core',
     'KCore',

@@ -71,7 +71,7 @@ class IdMap:
             torch.Tensor: :math:`[N]`, int64.
 
         Raises:
-            KeyError: If an id is unknown.
+            ValueError: If an id is unknown.
         """
         if unknown not in ('error', 'mark'):
             raise ValueError(f"'unknown' must be 'error' or 'mark' (got "
@@ -219,7 +219,7 @@ class IdMap:
             hint = '; the ids here are strings, so pass strings'
         elif self.kind == 'int' and isinstance(unknown[0], str):
             hint = '; the ids here are integers, so pass integers'
-        raise KeyError(f"{len(unknown)} unknown ids, such as {unknown[0]!r}"
+        raise ValueError(f"{len(unknown)} unknown ids, such as {unknown[0]!r}"
                        f"{hint} (unknown='mark' returns -1 for them)")
 
 
@@ -247,6 +247,19 @@ def item_ids(
 ) -> IdMap | None:
     r"""The raw ids of the items of a graph, see :func:`user_ids`."""
     return _read(data, edge_type, 2)
+
+
+def id_maps(
+    data: HeteroData,
+    edge_type: EdgeType | None = None,
+) -> dict[str, IdMap]:
+    r"""The raw ids of a graph under :obj:`"user"` and :obj:`"item"`, where
+    it has them."""
+    maps = {
+        'user': user_ids(data, edge_type),
+        'item': item_ids(data, edge_type)
+    }
+    return {kind: ids for kind, ids in maps.items() if ids is not None}
 
 
 def set_ids(

@@ -6,6 +6,7 @@ from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.light_gcn_student import LightGCNStudent
 from torch_promptmm.nn.multimodal_conv import MultimodalConv
 from torch_promptmm.nn.prompt import SoftPrompt
+from torch_promptmm.nn.propagated import PropagatedFeatures
 from torch_promptmm.nn.propagation import propagate
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
 from torch_promptmm.nn.tables import ConstantTables, PromptTables
@@ -23,6 +24,7 @@ __all__ = classes = [
     'TeacherOutput',
     'ConstantTables',
     'PromptTables',
+    'PropagatedFeatures',
     'propagate',
     'unit_rows',
 ]

@@ -122,6 +122,8 @@ class MultimodalTeacher(torch.nn.Module):
                                  [share] * num_layers)
         self._features = _ByReference()
         self._masks = _ByReference()
+        # Of PropagatedFeatures, for training with rows on their graph.
+        self.propagated: Any = None
         self.prompt = prompt
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -205,6 +207,7 @@ class MultimodalTeacher(torch.nn.Module):
         self._features = _ByReference(
             {name: features[name] for name in self.in_channels})
         self._masks = _ByReference(masks)
+        self.propagated = None
         if fit:
             prompt = self.prompt
             basis = (prompt.basis
@@ -216,6 +219,7 @@ class MultimodalTeacher(torch.nn.Module):
     def release_features(self) -> None:
         r"""Lets go of the raw features."""
         self._features, self._masks = _ByReference(), _ByReference()
+        self.propagated = None
 
     def _require_features(self) -> None:
         if not self._features:
@@ -299,15 +303,26 @@ class MultimodalTeacher(torch.nn.Module):
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype)
         user, item, *ego = self.backbone(graph, user_id, item_id, return_ego)
+        modalities = self._modalities(graph, user_id, item_id)
+        out = self.fuse(user, item, modalities)
+        return (out, *ego) if return_ego else out
+
+    def _modalities(
+        self,
+        graph: UserItemGraph,
+        user_id: Tensor | None,
+        item_id: Tensor | None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        if (self.propagated is not None and self.propagated.graph is graph
+                and user_id is not None and item_id is not None):
+            return self.propagated(self, user_id, item_id)
         prompt = None if self.prompt is None else self.prompt()
-        modalities = self.propagate(
+        return self.propagate(
             {
                 name: self.reduction(name).finish(
                     self.reduced(name), prompt, self.context(name, prompt))
                 for name in self.in_channels
             }, graph, user_id, item_id)
-        out = self.fuse(user, item, modalities)
-        return (out, *ego) if return_ego else out
 
     @torch.no_grad()
     def prompt_ratio(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torch_promptmm.data import IdMap
 from torch_promptmm.nn import (
     LightGCNStudent,
     MultimodalTeacher,
@@ -41,6 +42,7 @@ class DistillerParts(NamedTuple):
     known: Tensor
     finals: dict[str, tuple[Tensor, Tensor]]
     teacher_state: dict[str, Tensor]
+    ids: dict[str, IdMap]
 
 
 def write_distiller(
@@ -64,6 +66,10 @@ def write_distiller(
     for model, (user, item) in finals.items():
         tensors[f'final.{model}.user'] = user
         tensors[f'final.{model}.item'] = item
+
+    for kind, ids in distiller._ids.items():
+        tensors[f'ids.{kind}'] = torch.frombuffer(
+            bytearray(ids.to_bytes()), dtype=torch.uint8)
 
     teacher, prompt = distiller.teacher, distiller.prompt
     config: dict[str, Any] = {
@@ -153,7 +159,10 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
         teacher, student, prompt, projections, config['settings'],
         None if edge_type is None else tuple(edge_type),  # type: ignore
         config['modalities'], graph, known.edge_index, finals,
-        weights if teacher is None else {})
+        weights if teacher is None else {}, {
+            kind: IdMap.from_bytes(value.numpy().tobytes())
+            for kind, value in subset(tensors, 'ids').items()
+        })
 
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,

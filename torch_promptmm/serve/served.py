@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.checks import check_choice, check_ids
-from torch_promptmm.data import held_out
+from torch_promptmm.checks import check_bool, check_choice, check_ids
+from torch_promptmm.data import IdMap, held_out
 from torch_promptmm.evaluate import check_k, evaluate_embeddings
 from torch_promptmm.loss import as_scored
 from torch_promptmm.nn import MultimodalTeacher, UserItemGraph
@@ -134,7 +134,8 @@ class Served(TwoStages):
         data: HeteroData | None = None,
         model: str = 'student',
         batch_size: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        raw: bool = False,
+    ) -> tuple[Any, Tensor]:
         r"""Returns the best items of users, without those they know.
 
         Args:
@@ -147,6 +148,11 @@ class Served(TwoStages):
                 (default: :obj:`"student"`)
             batch_size (int, optional): Users ranked at a time.
                 (default: as many as 64 MiB of scores hold)
+            raw (bool, optional): If :obj:`True`, users are given and items
+                returned by the ids of the data's own (see
+                :class:`~torch_promptmm.data.IdMap`): items are then a list
+                of lists, with :obj:`None` where there is no item left.
+                (default: :obj:`False`)
 
         Returns:
             Items :math:`(B, k)` and scores :math:`(B, k)`, best first. For a
@@ -155,7 +161,21 @@ class Served(TwoStages):
         """
         user, item = self._embeddings(model)
         known = self._known if data is None else self._read(data).edge_index
-        return recommend(user, item, user_ids, k, known, batch_size)
+        if not check_bool('raw', raw):
+            return recommend(user, item, user_ids, k, known, batch_size)
+        user_map, item_map = self._id_map('user'), self._id_map('item')
+        items, scores = recommend(user, item, user_map.encode(user_ids), k,
+                                  known, batch_size)
+        return item_map.decode(items), scores
+
+    def _id_map(self, kind: str) -> IdMap:
+        ids = self._ids.get(kind)
+        if ids is None:
+            raise ValueError(f"'raw=True' needs the {kind}s' own ids, which "
+                             f"the data did not have: read it with "
+                             f"torch_promptmm.data.read_interactions, or add "
+                             f"them with torch_promptmm.data.set_ids")
+        return ids
 
     def predict(self, user_ids: Any, item_ids: Any,
                 model: str = 'student') -> Tensor:

@@ -64,6 +64,11 @@ class Settings:
             step places by EmbKD. (default: :obj:`1024`)
         tune_prompt (bool, optional): Tune the prompt in stage 2.
             (default: :obj:`True`)
+        propagate_features (bool, optional): Propagate the features once
+            before stage 1, which makes its steps cheaper at the price of a
+            table in half precision; see
+            :class:`~torch_promptmm.nn.PropagatedFeatures`.
+            (default: :obj:`False`)
     """
     ranking_loss: str = 'softmax'
     score: str | None = None
@@ -89,6 +94,7 @@ class Settings:
     gamma: float = 2.0
     item_samples: int = 1024
     tune_prompt: bool = True
+    propagate_features: bool = False
 
     def __post_init__(self) -> None:
         check_choice('ranking_loss', self.ranking_loss, RANKING_LOSSES)
@@ -108,7 +114,8 @@ class Settings:
                               ('list_size', 2), ('item_samples', 1)):
             check_int(name, getattr(self, name), minimum)
         check_float('gamma', self.gamma, minimum=1.0)
-        for name in ('warm_negatives', 'disentangle', 'tune_prompt'):
+        for name in ('warm_negatives', 'disentangle', 'tune_prompt',
+                     'propagate_features'):
             check_bool(name, getattr(self, name))
 
     @classmethod

@@ -18,9 +18,11 @@ from torch_promptmm.checks import (
     check_path,
 )
 from torch_promptmm.data import (
+    IdMap,
     InteractionData,
     check_same_entities,
     held_out,
+    id_maps,
     known_interactions,
     read_graph,
     supervision,
@@ -32,6 +34,7 @@ from torch_promptmm.nn import (
     LightGCNStudent,
     MultimodalTeacher,
     PromptTables,
+    PropagatedFeatures,
     SoftPrompt,
     TeacherOutput,
     UserItemGraph,
@@ -78,6 +81,7 @@ class TwoStages(torch.nn.Module):
         # so without a new version.
         self._final: dict[str, tuple[Any, tuple[Tensor, Tensor]]] = {}
         self._in_training = False
+        self._ids: dict[str, IdMap] = {}  # Raw ids of 'user' and 'item'.
 
     @property
     def device(self) -> torch.device:
@@ -175,6 +179,7 @@ class TwoStages(torch.nn.Module):
         graph = UserItemGraph(view.edge_index, view.num_users,
                               view.num_items).to(device)
         self._graph, self._known = graph, known
+        self._ids = id_maps(data, view.edge_type) or self._ids
         self._prepared, self._final = None, {}
         self._in_training = True
         settings, in_student = self.settings, stage == 'student'
@@ -184,10 +189,16 @@ class TwoStages(torch.nn.Module):
         if self.prompt is not None:
             self.prompt.requires_grad_(not in_student or settings.tune_prompt)
         task: Task
+        if isinstance(self.teacher, MultimodalTeacher):
+            self.teacher.propagated = None
         if in_student:
             task = self._distillation_task(self.teacher, view, graph,
                                            positives, known)
         else:
+            if settings.propagate_features and isinstance(
+                    self.teacher, MultimodalTeacher):
+                self.teacher.propagated = PropagatedFeatures(
+                    self.teacher, graph)
             task = RankingTask(self.teacher, graph, positives, known,
                                self.objective, settings.ego_l2,
                                settings.modality_weight, self.prompt)

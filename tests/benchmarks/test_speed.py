@@ -1,0 +1,44 @@
+"""`benchmarks/speed.py --quick`: every row is there, with a finite number."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SPEED = Path(__file__).parents[2] / 'benchmarks' / 'speed.py'
+
+
+def run(*args: str) -> str:
+    out = subprocess.run([sys.executable, str(SPEED), '--quick', *args],
+                         check=True, capture_output=True, text=True,
+                         env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    return out.stdout
+
+
+def table(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith('|')]
+    return [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in lines[2:]]
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'),
+                    reason='memory is measured through /proc')
+def test_every_row_has_a_finite_number(tmp_path: Path) -> None:
+    path = tmp_path / 'table.md'
+    rows = table(run('--scale', '0.01', '--output', str(path)))
+    assert table(path.read_text()) == rows
+    for row in rows:
+        assert math.isfinite(float(row[2].removesuffix('x')))
+        assert row[5] in (('yes', 'no') if row[4] else ('', ))
+    whats = [row[0] for row in rows]
+    for what in ('student, one BPR step of 2048',
+                 'student, one BPR step of 8192', 'distillation',
+                 'sampling', 'teacher', 'prompted reduction, forward',
+                 'prompted reduction, peak', 'all-ranking evaluation',
+                 'peak memory', 'anonymous memory', 'epoch time at 2x'):
+        assert any(each.startswith(what) for each in whats), what

@@ -1,0 +1,105 @@
+"""The closed form of the list losses against automatic differentiation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torch_promptmm.loss.lists import ListMask, ScoreLists, list_divergence
+
+
+def plain(s_pos: Tensor, s_neg: Tensor, t_pos: Tensor, t_neg: Tensor,
+          alpha: float, beta: float | None) -> Tensor:
+    """Eq. 6 to 10 by torch's own operations."""
+    log_q_s, log_q_t = s_neg.log_softmax(1), t_neg.log_softmax(1)
+    s_gap = s_pos - s_neg.logsumexp(1)
+    t_gap = t_pos - t_neg.logsumexp(1)
+    first = (t_gap.sigmoid() * (F.logsigmoid(t_gap) - F.logsigmoid(s_gap)) +
+             (-t_gap).sigmoid() *
+             (F.logsigmoid(-t_gap) - F.logsigmoid(-s_gap)))
+    second = (log_q_t.exp() * (log_q_t - log_q_s)).sum(1)
+    weight = (-t_gap).sigmoid() if beta is None else beta
+    return alpha * first + weight * second
+
+
+def inputs(dtype: torch.dtype = torch.double) -> list[Tensor]:
+    return [(3 * torch.randn(*shape, dtype=dtype)).requires_grad_()
+            for shape in ((6, ), (6, 9), (6, ), (6, 9))]
+
+
+@pytest.mark.parametrize('alpha', [0.0, 1.0, 0.5])
+@pytest.mark.parametrize('beta', [None, 0.0, 2.0])
+def test_value_and_gradient(alpha: float, beta: float | None) -> None:
+    at = inputs()
+    have = list_divergence(ScoreLists(*at[:2]), ScoreLists(*at[2:]), alpha,
+                           beta)
+    want = plain(*at, alpha, beta)
+    torch.testing.assert_close(have, want)
+    seed = torch.randn_like(want)
+    for a, b in zip(torch.autograd.grad(have, at, seed),
+                    torch.autograd.grad(want, at, seed, allow_unused=True),
+                    strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b)
+
+
+def test_gradcheck() -> None:
+    def run(*at: Tensor) -> Tensor:
+        return list_divergence(ScoreLists(*at[:2]), ScoreLists(*at[2:]), 0.7,
+                               None)
+
+    assert torch.autograd.gradcheck(run, inputs())
+
+
+def test_a_frozen_side_needs_no_gradient() -> None:
+    at = inputs()
+    for x in at[2:]:
+        x.requires_grad_(False)
+    have = list_divergence(ScoreLists(*at[:2]), ScoreLists(*at[2:]), 1.0,
+                           None)
+    want = plain(*at, 1.0, None)
+    for a, b in zip(torch.autograd.grad(have.sum(), at[:2]),
+                    torch.autograd.grad(want.sum(), at[:2]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_logsumexp() -> None:
+    _, negative, _, _ = inputs()
+    lists = ScoreLists(negative[:, 0], negative)
+    torch.testing.assert_close(lists.logsumexp(), negative.logsumexp(1))
+    assert torch.autograd.gradcheck(
+        lambda x: ScoreLists(x[:, 0], x).logsumexp(), negative)
+
+
+def test_masked_entries_are_as_if_not_there() -> None:
+    at = [x.detach() for x in inputs(torch.float)]
+    mask = torch.ones(6, 9, dtype=torch.bool)
+    mask[:, 7:] = False
+    valid = ListMask(mask)
+    assert valid.rows.all()
+    leaves = [x.clone().requires_grad_() for x in at]
+    have = list_divergence(ScoreLists(*leaves[:2], valid),
+                           ScoreLists(*leaves[2:], valid), 1.0, None)
+    want = list_divergence(
+        ScoreLists(at[0], at[1][:, :7].contiguous()),
+        ScoreLists(at[2], at[3][:, :7].contiguous()), 1.0, None)
+    torch.testing.assert_close(have, want)
+    have.sum().backward()
+    for leaf in leaves[1::2]:
+        assert (leaf.grad[:, 7:] == 0).all()
+    assert torch.equal(leaves[1].detach(), at[1])  # Is not overwritten.
+
+
+def test_rows_without_a_valid_negative() -> None:
+    mask = torch.ones(6, 9, dtype=torch.bool)
+    mask[2] = False
+    valid = ListMask(mask)
+    assert valid.rows.tolist() == [True, True, False, True, True, True]
+    at = inputs(torch.float)
+    lists = ScoreLists(*at[:2], valid)
+    value = list_divergence(lists, ScoreLists(*at[2:], valid), 1.0, None)
+    lists.mean(value).backward()
+    for x in at:
+        assert x.grad.isfinite().all()
+        assert (x.grad[2] == 0).all()
