@@ -62,6 +62,9 @@ def rows_of(planted: bool) -> list[Row]:
         Row('PyG LightGCN, BPR', 'pyg', 'faithful', against=bpr),
         Row(bpr, 'lightgcn', 'faithful'),
         Row(soft, 'lightgcn', 'default', against=bpr),
+        Row('LightGCN, softmax, 1,024 negatives, temperature 0.25', 'lightgcn',
+            'default', change={'num_negatives': 1024, 'temperature': 0.25},
+            against=soft, turn=1),
     ]
     if planted:
         rows = rows[1:]
@@ -84,6 +87,14 @@ def rows_of(planted: bool) -> list[Row]:
                 Row(f'{student}, prompt from the graph, λ1 = 10', 'student',
                     setting, graph, {}, student, turn=1))
             continue
+        if setting == 'default':
+            wide = {'teacher_channels': 128}
+            rows += [
+                Row('teacher of 128 channels, default', 'teacher', setting,
+                    wide, against=f'teacher, {setting}', turn=1),
+                Row('student of a teacher of 128 channels, default',
+                    'student', setting, wide, {}, student, turn=1),
+            ]
         settings = Settings.preset(setting)
         parts = {
             'PairKD': {'pair_weight': 0.0},
@@ -159,7 +170,7 @@ class Bench:
         return out
 
     def _baseline(self, row: Row) -> Any:
-        settings = Settings.preset(row.setting)
+        settings = Settings.preset(row.setting, **row.change)
         view = read_graph(self.train, check_finite=False)
         sizes = view.num_users, view.num_items
         graph = UserItemGraph(view.edge_index, *sizes)

@@ -175,7 +175,7 @@ class Settings:
 
 FAITHFUL: dict[str, Any] = {
     'ranking_loss': 'bpr',
-    'pair_weight': 2.0,
+    'pair_weight': 8.0,
     'list_weight': 0.1,
     'emb_weight': 0.1,
     'fused_list_weight': 0.0,
