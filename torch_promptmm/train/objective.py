@@ -72,7 +72,7 @@ class RankingObjective(torch.nn.Module):
 
     def forward(self, rows: ScoredRows) -> Tensor:
         r"""Returns the loss of a batch's rows."""
-        if self.ranking_loss == 'bpr':
+        if isinstance(self.loss, BPRLoss):
             return self.loss(rows.margin(), rows.batch.negative_mask[:, 0])
         return self.loss.of_lists(rows.lists(self.temperature))
 
