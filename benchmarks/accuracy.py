@@ -91,9 +91,9 @@ def rows_of(planted: bool) -> list[Row]:
             wide = {'teacher_channels': 128}
             rows += [
                 Row('teacher of 128 channels, default', 'teacher', setting,
-                    wide, against=f'teacher, {setting}', turn=1),
+                    wide, against=f'teacher, {setting}', turn=3),
                 Row('student of a teacher of 128 channels, default',
-                    'student', setting, wide, {}, student, turn=1),
+                    'student', setting, wide, {}, student, turn=3),
             ]
         settings = Settings.preset(setting)
         parts = {
@@ -268,10 +268,8 @@ def groups_of(rows: list[Row]) -> list[list[Row]]:
 
 def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
     r"""The table of all runs that are done, in Markdown."""
-    from scipy.stats import ttest_rel
-
     records: dict[str, list[dict[str, Any]]] = {}
-    recalls: dict[str, np.ndarray] = {}
+    recalls: dict[str, dict[int, np.ndarray]] = {}
     for row in rows:
         done = [s for s in seeds if (runs / f'{row.key}.{s}.json').exists()]
         if done:
@@ -279,9 +277,9 @@ def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
                 json.loads((runs / f'{row.key}.{s}.json').read_text())
                 for s in done
             ]
-            each = [np.load(runs / f'{row.key}.{s}.npy') for s in done]
-            if len({x.shape for x in each}) == 1:
-                recalls[row.name] = np.mean(each, axis=0)
+            recalls[row.name] = {
+                s: np.load(runs / f'{row.key}.{s}.npy') for s in done
+            }
     head = ('| model | seeds | validation R@20 | test R@20 | N@20 | R@50 | '
             'N@50 | cold R@20 | cold-only R@20 | against | difference | p | '
             'epoch | s per epoch | parameters |')
@@ -294,18 +292,7 @@ def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
         cells += [spread(got, 'recall@20')]
         cells += [mean(got, name) for name in METRICS[1:]]
         cells += [mean(got, 'cold'), mean(got, 'cold_only')]
-        other = row.against
-        if other in recalls and row.name in recalls and (
-                recalls[other].shape == recalls[row.name].shape):
-            a, b = recalls[row.name], recalls[other]
-            p = 1.0 if np.array_equal(a, b) else ttest_rel(a, b).pvalue
-            cells += [other, f'{(a - b).mean():+.4f}', f'{p:.2g}']
-        elif other in records:
-            gap = np.mean([x['recall@20'] for x in got]) - np.mean(
-                [x['recall@20'] for x in records[other]])
-            cells += [other, f'{gap:+.4f}', '']
-        else:
-            cells += ['', '', '']
+        cells += compare(recalls, row.name, row.against)
         cells += [f"{np.median([x['best_epoch'] for x in got]):.0f}",
                   f"{np.median([x['epoch_seconds'] for x in got]):.2f}",
                   f"{got[0]['parameters']:,}"]
@@ -331,6 +318,25 @@ def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
         text += ('\n\nTest R@20 of the teacher after stage 2 has tuned its '
                  'prompt:\n\n' + '\n'.join(drift))
     return text
+
+
+def compare(recalls: dict[str, dict[int, np.ndarray]], name: str,
+            other: str) -> list[str]:
+    r"""The difference to another row over the seeds that both have, and the
+    p-value of a paired test over users of the seed-averaged difference."""
+    from scipy.stats import ttest_rel
+
+    seeds = sorted(recalls[name].keys() & recalls.get(other, {}).keys())
+    if not seeds:
+        return ['', '', '']
+    a, b = [[recalls[x][s] for s in seeds] for x in (name, other)]
+    gap = np.mean([x.mean() for x in a]) - np.mean([x.mean() for x in b])
+    p = ''
+    if len({x.shape for x in a + b}) == 1:  # A planted set has its own users.
+        a_mean, b_mean = np.mean(a, axis=0), np.mean(b, axis=0)
+        same = np.array_equal(a_mean, b_mean)
+        p = '1' if same else f'{ttest_rel(a_mean, b_mean).pvalue:.2g}'
+    return [f'{other} ({len(seeds)} seeds)', f'{gap:+.4f}', p]
 
 
 def mean(records: list[dict[str, Any]], name: str) -> str:
@@ -377,6 +383,8 @@ def main() -> None:
                         help='processes at a time, of one thread each')
     parser.add_argument('--only', default='', help='rows that contain this')
     parser.add_argument('--runs', help='where runs are kept')
+    parser.add_argument('--table-only', action='store_true',
+                        help='print what is done already')
     parser.add_argument('--output', help='a Markdown file for the table')
     args = parser.parse_args()
 
@@ -389,9 +397,10 @@ def main() -> None:
     fit = {'epochs': args.epochs, 'patience': args.patience,
            'min_epochs': args.min_epochs}
     jobs = [(where, fit, str(runs), seed, group)
-            for turn in (0, 1, 2) for seed in seeds
+            for turn in range(4) for seed in seeds
             for group in groups_of(rows) if group[0].turn == turn
-            and (turn < 2 or seed < args.ablation_seeds)]
+            and (turn < 2 or seed < args.ablation_seeds)
+            and not args.table_only]
     threads = max(1, math.floor((os.cpu_count() or 1) / args.jobs))
     with ProcessPoolExecutor(args.jobs, get_context('spawn')) as pool:
         futures = [pool.submit(work, *job, threads) for job in jobs]

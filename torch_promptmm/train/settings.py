@@ -30,24 +30,31 @@ class Settings:
             (default: :obj:`512`)
         warm_negatives (bool, optional): Draw negatives from items with an
             interaction only. (default: :obj:`False`)
-        lr (float, optional): Learning rate. (default: by the ranking loss)
+        lr (float, optional): Learning rate. (default: 5e-3 for the softmax,
+            1e-2 for BPR)
         weight_decay (float, optional): Weight decay of the optimiser.
             (default: :obj:`0.0`)
         l2 (float, optional): L2 on the batch's rows before propagation, in
-            the loss. (default: by the ranking loss)
+            the loss. (default: 1e-3 for the softmax, 0.05 for BPR)
         batch_size (int, optional): Interactions in a batch.
             (default: :obj:`2048`)
         modality_weight (float, optional): Weight of each modality's own
             ranking loss in stage 1. (default: :obj:`0.1`)
         pair_weight (float, optional): :math:`\lambda_2`, PairKD.
+            (default: :obj:`0.0`; faithful: :obj:`8.0`)
         list_weight (float, optional): :math:`\lambda_3`, ListKD of each
-            modality.
+            modality. (default: :obj:`0.0`; faithful: :obj:`0.1`)
         emb_weight (float, optional): :math:`\lambda_4`, EmbKD of each
-            modality.
-        fused_list_weight (float, optional): ListKD of the fused scores.
+            modality. (default: :obj:`0.05`; faithful: :obj:`0.1`)
+        fused_list_weight (float, optional): ListKD of the fused scores. The
+            loss has a factor :math:`\tau^2`, so that 75 is 3 without it at
+            :math:`\tau = 0.2`. (default: :obj:`75.0`; faithful:
+            :obj:`0.0`)
         fused_emb_weight (float, optional): EmbKD of the fused vectors.
+            (default: :obj:`0.5`; faithful: :obj:`0.0`)
         teacher_weight (float, optional): :math:`\lambda_5`, the teacher's
             own ranking loss with respect to the prompt, in stage 2.
+            (default: :obj:`0.0`)
         list_size (int, optional): :math:`K`, the length of a list with BPR.
             (default: :obj:`10`)
         kd_temperature (float, optional): :math:`\tau` of PairKD and ListKD.
