@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from torch_promptmm.train import kept_memory
 
 # Where others share the processors, the time of this process alone.
 clock = time.perf_counter
@@ -31,17 +34,28 @@ def seconds(function: Callable[[], object], calls: int = 1) -> float:
     return (clock() - start) / calls
 
 
-def paired(functions: dict[str, Callable[[], object]], repeats: int,
-           calls: dict[str, int] | None = None) -> dict[str, Tensor]:
+def paired(
+    functions: dict[str, Callable[[], object]],
+    repeats: int,
+    calls: dict[str, int] | None = None,
+    plain: Collection[str] = (),
+) -> dict[str, Tensor]:
     """Seconds of each function, one after the other in each round, forwards
-    and backwards in turn; the first round is not counted."""
+    and backwards in turn.
+
+    What is called runs inside of `kept_memory()`, as all that `train` runs,
+    and so do peers, except for `plain` ones: these run as their own users
+    run them, with torch's defaults. Each gets a call to settle.
+    """
     names = list(functions)
     out: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(repeats + 1):
+    for number in range(repeats):
         for name in names if number % 2 else reversed(names):
-            value = seconds(functions[name], (calls or {}).get(name, 1))
-            if number > 0:
-                out[name].append(value)
+            with nullcontext() if name in plain else kept_memory():
+                if name not in plain or number == 0:
+                    functions[name]()
+                value = seconds(functions[name], (calls or {}).get(name, 1))
+            out[name].append(value)
     return {name: torch.tensor(values) for name, values in out.items()}
 
 

@@ -79,8 +79,9 @@ def test_masked_entries_are_as_if_not_there() -> None:
     valid = ListMask(mask)
     assert valid.rows.all()
     leaves = [x.clone().requires_grad_() for x in at]
-    have = list_divergence(ScoreLists(*leaves[:2], valid),
-                           ScoreLists(*leaves[2:], valid), 1.0, None)
+    s_pos, s_neg, t_pos, t_neg = (x + 0.0 for x in leaves)
+    have = list_divergence(ScoreLists(s_pos, s_neg, valid),
+                           ScoreLists(t_pos, t_neg, valid), 1.0, None)
     want = list_divergence(
         ScoreLists(at[0], at[1][:, :7].contiguous()),
         ScoreLists(at[2], at[3][:, :7].contiguous()), 1.0, None)
@@ -88,7 +89,14 @@ def test_masked_entries_are_as_if_not_there() -> None:
     have.sum().backward()
     for leaf in leaves[1::2]:
         assert (leaf.grad[:, 7:] == 0).all()
-    assert torch.equal(leaves[1].detach(), at[1])  # Is not overwritten.
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.5])
+def test_scores_of_a_caller_are_not_overwritten(temperature: float) -> None:
+    scores = torch.randn(6, 5)
+    copy, mask = scores.clone(), torch.zeros(6, 4, dtype=torch.bool)
+    ScoreLists.from_scores(scores, temperature, ListMask(mask))
+    assert torch.equal(scores, copy)
 
 
 def test_rows_without_a_valid_negative() -> None:
@@ -97,8 +105,10 @@ def test_rows_without_a_valid_negative() -> None:
     valid = ListMask(mask)
     assert valid.rows.tolist() == [True, True, False, True, True, True]
     at = inputs(torch.float)
-    lists = ScoreLists(*at[:2], valid)
-    value = list_divergence(lists, ScoreLists(*at[2:], valid), 1.0, None)
+    s_pos, s_neg, t_pos, t_neg = (x + 0.0 for x in at)
+    lists = ScoreLists(s_pos, s_neg, valid)
+    value = list_divergence(lists, ScoreLists(t_pos, t_neg, valid), 1.0,
+                            None)
     lists.mean(value).backward()
     for x in at:
         assert x.grad.isfinite().all()

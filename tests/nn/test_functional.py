@@ -21,6 +21,13 @@ def test_unit_rows_gradient() -> None:
     assert torch.autograd.gradgradcheck(unit_rows, x)
 
 
+def test_unit_rows_of_another_length() -> None:
+    x = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
+    torch.testing.assert_close(unit_rows(x, 0.1), 0.1 * unit_rows(x))
+    assert torch.autograd.gradcheck(lambda x: unit_rows(x, 0.1), x)
+    assert torch.autograd.gradgradcheck(lambda x: unit_rows(x, 0.1), x)
+
+
 def test_zero_rows_have_a_zero_gradient() -> None:
     x = torch.zeros(2, 4, requires_grad=True)
     out = unit_rows(x)

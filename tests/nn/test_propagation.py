@@ -71,6 +71,21 @@ def test_equals_the_dense_operator(branch, weights, user_id, item_id,
         torch.testing.assert_close(a, b)
 
 
+def test_the_inputs_of_the_first_items_alone(branch) -> None:
+    x_user, x_item = inputs()
+    out = propagate(graph(), x_user, x_item, (0.2, 0.3, 0.5), USERS, ITEMS, 3)
+    want = propagate(graph(), x_user, x_item, (0.2, 0.3, 0.5), USERS, ITEMS,
+                     True)
+    want = (*want[:3], want[3][:3])
+    seeds = [torch.randn_like(x) for x in want]
+    for a, b in zip(out, want, strict=True):
+        torch.testing.assert_close(a, b)
+    have = torch.autograd.grad(out, (x_user, x_item), seeds)
+    expected = torch.autograd.grad(want, (x_user, x_item), seeds)
+    for a, b in zip(have, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize('weights', WEIGHTS)
 @pytest.mark.parametrize('user_id, item_id', ROWS[:2])
 def test_no_users_are_zero_users(branch, weights, user_id, item_id) -> None:

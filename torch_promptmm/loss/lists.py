@@ -34,16 +34,16 @@ class ListMask:
 
     def fill(self, scores: Tensor) -> Tensor:
         r"""Takes all weight from invalid entries of scores :math:`(B, N)`,
-        which may be overwritten."""
+        which may be overwritten; their gradient is zero in any case."""
         check_valid(self.mask, scores)
         # Finite: the difference of two infinities is no number.
         never = torch.finfo(scores.dtype).min / 2
         if self.mask.device.type != 'cpu':
             return scores.masked_fill(~self.mask, never)
-        if self.invalid.numel() == 0:
-            return scores
-        flat = scores.contiguous().view(-1)
-        return flat.index_fill(0, self.invalid, never).view(scores.shape)
+        scores = scores.contiguous()
+        if self.invalid.numel() > 0:  # Past autograd: no copy, back or forth.
+            scores.detach().view(-1).index_fill_(0, self.invalid, never)
+        return scores
 
 
 class ScoreLists:
@@ -52,7 +52,8 @@ class ScoreLists:
 
     Args:
         positive (torch.Tensor): Scores of the positives :math:`(B)`.
-        negative (torch.Tensor): Scores of the negatives :math:`(B, N)`.
+        negative (torch.Tensor): Scores of the negatives :math:`(B, N)`,
+            which are overwritten where they are invalid.
         mask (ListMask, optional): Which negatives are valid.
             (default: :obj:`None`, all)
     """

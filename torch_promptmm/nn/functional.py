@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 
-def unit_rows(x: Tensor) -> Tensor:
-    r"""Divides each row of :obj:`x` by its L2 norm.
+def unit_rows(x: Tensor, length: float = 1.0) -> Tensor:
+    r"""Divides each row of :obj:`x` by its L2 norm, and multiplies it by
+    :obj:`length`.
 
     A zero row stays zero and has a zero gradient, where
     :func:`torch.nn.functional.normalize` gives a gradient of
@@ -19,35 +20,38 @@ def unit_rows(x: Tensor) -> Tensor:
         - **input:** :math:`(*, d)`
         - **output:** :math:`(*, d)`
     """
-    return _UnitRows.apply(x)
+    return _UnitRows.apply(x, length)
 
 
 class _UnitRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, length: float) -> Tensor:
         # In half precision squares above 65,504 are infinite.
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
-        inverse = _inverse_norm(wide)
+        inverse = _inverse_norm(wide, length)
         out = wide * inverse
+        ctx.length = length
         ctx.save_for_backward(wide, out, inverse)
         return out.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         wide, out, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # For a second derivative.
-            inverse = _inverse_norm(wide)
+            inverse = _inverse_norm(wide, ctx.length)
             out = wide * inverse
         wide_grad = grad.to(out.dtype)
         along = (wide_grad * out).sum(dim=-1, keepdim=True)
-        return ((wide_grad - out * along) * inverse).to(grad.dtype)
+        along = along / ctx.length**2
+        wide_grad = torch.addcmul(wide_grad, out, along, value=-1.0)
+        return (wide_grad * inverse).to(grad.dtype), None
 
 
-def _inverse_norm(x: Tensor) -> Tensor:
+def _inverse_norm(x: Tensor, length: float) -> Tensor:
     square = x.square().sum(dim=-1, keepdim=True)
     positive = square > torch.finfo(x.dtype).tiny
     inverse = torch.where(positive, square, 1.0).rsqrt()
-    return torch.where(positive, inverse, 0.0)
+    return torch.where(positive, length * inverse, 0.0)
 
 
 def add_rows_(out: Tensor, row: Tensor, x: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class LightGCNConv(torch.nn.Module):
         graph: Adj | UserItemGraph,
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
-        return_ego: bool = False,
+        return_ego: bool | int = False,
     ) -> tuple[Tensor, ...]:
         r"""Runs the forward pass.
 
@@ -68,8 +68,9 @@ class LightGCNConv(torch.nn.Module):
                 (default: :obj:`None`)
             item_id (torch.Tensor, optional): Return these items only.
                 (default: :obj:`None`)
-            return_ego (bool, optional): Also return the same rows of the
-                inputs. (default: :obj:`False`)
+            return_ego (bool or int, optional): Also return the same rows of
+                the inputs; a number stands for that many of the items.
+                (default: :obj:`False`)
         """
         if not isinstance(x, (tuple, list)) or len(x) != 2:
             raise ValueError("'x' must be a tuple (user features, item "

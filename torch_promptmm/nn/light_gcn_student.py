@@ -69,7 +69,7 @@ class LightGCNStudent(torch.nn.Module):
         graph: Adj | UserItemGraph,
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
-        return_ego: bool = False,
+        return_ego: bool | int = False,
     ) -> tuple[Tensor, ...]:
         r"""Returns user and item embeddings.
 
@@ -81,7 +81,7 @@ class LightGCNStudent(torch.nn.Module):
                 (default: :obj:`None`)
             item_id (torch.Tensor, optional): The same for items.
                 (default: :obj:`None`)
-            return_ego (bool, optional): Also return the same rows of
+            return_ego (bool or int, optional): Also return the same rows of
                 :math:`\mathbf{E}^{(0)}`, which the L2 term of the ranking
                 loss needs. (default: :obj:`False`)
         """

@@ -2,7 +2,7 @@ r"""The one sparse kernel of the package: a polynomial of the adjacency."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def propagate(
     weights: tuple[float, ...],
     user_id: Tensor | None = None,
     item_id: Tensor | None = None,
-    return_ego: bool = False,
+    return_ego: bool | int = False,
 ) -> tuple[Tensor, ...]:
     r"""Computes rows of a polynomial of the normalised adjacency,
 
@@ -48,9 +48,10 @@ def propagate(
         user_id (torch.Tensor, optional): The users wanted; repeats are
             allowed. (default: all)
         item_id (torch.Tensor, optional): The items wanted. (default: all)
-        return_ego (bool, optional): If :obj:`True`, the same rows of the
-            inputs are returned as well; their gradient goes the same way,
-            without a second dense table. (default: :obj:`False`)
+        return_ego (bool or int, optional): If :obj:`True`, the same rows of
+            the inputs are returned as well; their gradient goes the same
+            way, without a second dense table. A number stands for that many
+            of the items, from the first. (default: :obj:`False`)
 
     Returns:
         The users' and the items' rows of :math:`\mathbf{Y}`, and, with
@@ -73,10 +74,14 @@ def propagate(
 
 class _Selection(NamedTuple):
     r"""Rows that are wanted, some of them perhaps several times."""
-    index: Tensor  # As they were asked for.
+    asked: Tensor  # As they were asked for.
     row: Tensor  # The distinct ones among them, sorted.
     name: Tensor  # Of each row of the table, its number among those, or n.
-    back: Tensor  # index == row[back]
+    back: Tensor  # asked == row[back]
+
+    def first(self, num: int) -> _Selection:
+        r"""The same rows, the first few of them asked for."""
+        return self._replace(asked=self.asked[:num], back=self.back[:num])
 
     def collect(self, grad: Tensor) -> Tensor:
         r"""Adds up the gradients of rows that are one; a row of zeros stands
@@ -114,7 +119,7 @@ class _Propagation(torch.autograd.Function):
                 graph: UserItemGraph, weights: tuple[float, ...],
                 factor: float, user: _Selection | None,
                 item: _Selection | None,
-                return_ego: bool) -> tuple[Tensor | None, ...]:
+                return_ego: bool | int) -> tuple[Tensor | None, ...]:
         ctx.graph, ctx.weights, ctx.factor = graph, weights, factor
         ctx.user, ctx.item = user, item
         ctx.has_user = x_user is not None
@@ -128,20 +133,24 @@ class _Propagation(torch.autograd.Function):
                 _step(graph.item_user, h_user, x_item, weight),
             )
         if len(weights) == 1:
-            out_user, out_item = _rows(x_user, user), _rows(x_item, item)
-            out_user = None if out_user is None else factor * out_user
-            out_item = factor * out_item
+            out_user, out_item = [
+                None if x is None else factor * x
+                for x in (_rows(x_user, user), _rows(x_item, item))
+            ]
         else:
             out_user = _last_step(graph.user_item, h_item, x_user, weights[0],
                                   factor, user)
             out_item = _last_step(graph.item_user, h_user, x_item, weights[0],
                                   factor, item)
         if out_user is None:  # Nothing reaches the users.
-            num_users = graph.num_users if user is None else len(user.index)
+            num_users = graph.num_users if user is None else len(user.asked)
             out_user = x_item.new_zeros(num_users, x_item.size(1))
         if not return_ego:
             return out_user, out_item, None, None
-        ego_user, ego_item = _rows(x_user, user), _rows(x_item, item)
+        ego_user = _rows(x_user, user)
+        if item is not None and return_ego is not True:
+            item = item.first(return_ego)
+        ctx.ego_item, ego_item = item, _rows(x_item, item)
         if user is None and x_user is not None:  # Not the inputs themselves.
             ego_user = x_user.view_as(x_user)
         if item is None:
@@ -175,14 +184,15 @@ class _Propagation(torch.autograd.Function):
         return (
             _add(h_user, _collect(ego_user, user), user, graph.num_users)
             if want_user else None,
-            _add(h_item, _collect(ego_item, item), item, graph.num_items)
+            _add(h_item, None if ego_item is None else
+                 _collect(ego_item, ctx.ego_item), item, graph.num_items)
             if want_item else None, None, None, None, None, None, None)
 
 
 def _rows(x: Tensor | None, select: _Selection | None) -> Tensor | None:
     if x is None or select is None:
         return x
-    return x.index_select(0, select.index)
+    return x.index_select(0, select.asked)
 
 
 def _collect(grad: Tensor | None, select: _Selection | None,
@@ -233,7 +243,7 @@ def _step_back(matrix: CSRMatrix, grad: Tensor | None,
         if select.row.numel() < _RESTRICT_BELOW * matrix.shape[1]:
             matrix = matrix.rename_cols(select.name, grad.size(0))
         else:
-            grad = _add(None, grad, select, matrix.shape[1])
+            grad = cast(Tensor, _add(None, grad, select, matrix.shape[1]))
     out = matrix.matmul(grad)
     return out if beta == 0.0 else _add(out, add, add_select,
                                         matrix.shape[0], beta)

@@ -253,9 +253,10 @@ class MultimodalTeacher(torch.nn.Module):
     def fuse(self, user: Tensor, item: Tensor,
              modalities: dict[str, tuple[Tensor, Tensor]]) -> TeacherOutput:
         r"""Adds the modalities to the ID embeddings, row by row."""
-        for x_user, x_item in modalities.values():
-            user = user + self.fusion_weight * unit_rows(x_user)
-            item = item + self.fusion_weight * unit_rows(x_item)
+        if self.fusion_weight > 0.0:
+            for x_user, x_item in modalities.values():
+                user = user + unit_rows(x_user, self.fusion_weight)
+                item = item + unit_rows(x_item, self.fusion_weight)
         return TeacherOutput(user, item, modalities)
 
     def propagate(

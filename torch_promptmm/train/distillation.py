@@ -17,7 +17,12 @@ from torch_promptmm.loss import (
 )
 from torch_promptmm.nn import TeacherOutput, UserItemGraph
 from torch_promptmm.train.objective import RankingObjective
-from torch_promptmm.train.rows import ScoredRows, batch_items, split_rows
+from torch_promptmm.train.rows import (
+    ScoredRows,
+    batch_items,
+    num_ego_items,
+    split_rows,
+)
 from torch_promptmm.train.task import Task, Terms, batch_l2
 
 TeacherRows = Callable[[Tensor, Tensor], TeacherOutput]
@@ -147,9 +152,9 @@ class DistillationTask(Task):
     @property
     def batch_spec(self) -> BatchSpec:
         spec = self.objective.batch_spec
-        own = 1 if self.pair_weight > 0.0 else 0
-        if self._needs_lists and spec.shared_negatives == 0:
-            own = self.list_size - 1
+        own = 0
+        if spec.shared_negatives == 0:
+            own = self.list_size - 1 if self._needs_lists else 1
         samples = 0
         if self.emb_weight > 0.0 or self.fused_emb_weight > 0.0:
             samples = self.item_samples
@@ -160,7 +165,8 @@ class DistillationTask(Task):
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         item_id = batch_items(batch)
         user, item, ego_user, ego_item = self.student(
-            self.graph, batch.user, item_id, return_ego=True)
+            self.graph, batch.user, item_id,
+            return_ego=num_ego_items(batch))
         rows = ScoredRows(split_rows(user, item, batch), batch, self.score)
         terms = {'rank': self.objective(rows)}
         total = terms['rank']
@@ -194,7 +200,7 @@ class DistillationTask(Task):
         if self.pair_weight > 0.0:
             weights['pair'] = self.pair_weight
             terms['pair'] = self.pair_loss(rows.margin(), fused.margin(),
-                                           batch.negative_mask[:, 0])
+                                           rows.margin_mask)
         if self.list_weight > 0.0 and modal:
             weights['list'] = self.list_weight
             terms['list'] = torch.stack(

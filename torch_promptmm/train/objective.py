@@ -73,7 +73,7 @@ class RankingObjective(torch.nn.Module):
     def forward(self, rows: ScoredRows) -> Tensor:
         r"""Returns the loss of a batch's rows."""
         if isinstance(self.loss, BPRLoss):
-            return self.loss(rows.margin(), rows.batch.negative_mask[:, 0])
+            return self.loss(rows.margin(), rows.margin_mask)
         return self.loss.of_lists(rows.lists(self.temperature))
 
     def __repr__(self) -> str:

@@ -71,16 +71,35 @@ class ScoredRows:
         return self._mask
 
     def margin(self) -> Tensor:
-        r"""Score of the positive minus that of the row's first negative
-        :math:`(B)`."""
-        difference = self.positive - self.negative[:, 0]
-        return (self.user * difference).sum(dim=-1)
+        r"""Score of the positive minus that of the row's first negative, or
+        of one of the shared ones where it has none :math:`(B)`."""
+        if self.rows.negative.size(1) > 0:
+            negative = self.negative[:, 0]
+        else:
+            negative = self.shared.index_select(0, self._own_shared)
+        return (self.user * (self.positive - negative)).sum(dim=-1)
+
+    @property
+    def margin_mask(self) -> Tensor:
+        r"""True where :meth:`margin` has a valid negative :math:`(B)`."""
+        if self.rows.negative.size(1) > 0:
+            return self.batch.negative_mask[:, 0]
+        index = self._own_shared.view(-1, 1)
+        return self.batch.shared_mask.gather(1, index).view(-1)
+
+    @property
+    def _own_shared(self) -> Tensor:
+        r"""A shared negative of each row: they are in random order."""
+        user, num = self.batch.user, self.batch.shared.numel()
+        return torch.arange(user.numel(), device=user.device) % num
 
     def lists(self, temperature: float) -> ScoreLists:
         r"""Scores of the positive and of the shared negatives, or of the
         row's own where none are shared, over a temperature."""
         if temperature not in self._lists:
-            user = self.user / temperature
+            user = self.user
+            if temperature != 1.0:
+                user = user / temperature
             positive = (user * self.positive).sum(dim=-1)
             if self.shared.size(0) > 0:
                 negative = user @ self.shared.t()
@@ -96,7 +115,7 @@ def batch_items(batch: Batch) -> Tensor:
     them."""
     return torch.cat([
         batch.positive,
-        batch.negative.reshape(-1),
+        batch.negative.t().reshape(-1),
         batch.shared,
         batch.item,
     ])
@@ -111,7 +130,8 @@ def split_rows(user: Tensor, item: Tensor, batch: Batch) -> Rows:
         batch.item.numel(),
     ]
     positive, negative, shared, sample = item.split(sizes)
-    negative = negative.view(*batch.negative.shape, item.size(1))
+    negative = negative.view(*batch.negative.t().shape, item.size(1))
+    negative = negative.transpose(0, 1)
     return Rows(user, positive, negative, shared, sample)
 
 
@@ -119,3 +139,9 @@ def list_mask(batch: Batch) -> ListMask:
     r"""Which negatives of :meth:`ScoredRows.lists` are valid."""
     return ListMask(batch.shared_mask if batch.shared.numel() > 0 else
                     batch.negative_mask.contiguous())
+
+
+def num_ego_items(batch: Batch) -> int:
+    r"""How many of :func:`batch_items` the L2 term is on: the positives and
+    each row's first negative, which come first."""
+    return batch.user.numel() * (2 if batch.negative.size(1) > 0 else 1)

@@ -14,7 +14,12 @@ from torch_promptmm.loss import as_scored
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.nn.tables import as_output
 from torch_promptmm.train.objective import RankingObjective
-from torch_promptmm.train.rows import ScoredRows, batch_items, split_rows
+from torch_promptmm.train.rows import (
+    ScoredRows,
+    batch_items,
+    num_ego_items,
+    split_rows,
+)
 
 Terms = dict[str, Tensor]
 
@@ -179,8 +184,6 @@ class RankingTask(Task):
 def batch_l2(ego_user: Tensor, ego_item: Tensor, batch: Batch) -> Tensor:
     r"""Half the squared norm of the users', the positives' and, with BPR,
     each row's first negative's rows, over the batch size."""
-    rows = split_rows(ego_user, ego_item, batch)
-    total = rows.user.square().sum() + rows.positive.square().sum()
-    if rows.negative.size(1) > 0:
-        total = total + rows.negative[:, 0].square().sum()
+    ego_item = ego_item[:num_ego_items(batch)]
+    total = ego_user.square().sum() + ego_item.square().sum()
     return total / (2 * max(batch.user.numel(), 1))
