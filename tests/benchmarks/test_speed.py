@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -21,9 +22,11 @@ def run(*args: str) -> str:
 
 
 def table(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith('|')]
-    return [[cell.strip() for cell in line.strip('|').split('|')]
-            for line in lines[2:]]
+    # The first table; where the time goes stands in a second one.
+    lines = text.splitlines()
+    start = next(i for i, x in enumerate(lines) if x.startswith('| what'))
+    rows = itertools.takewhile(lambda x: x.startswith('|'), lines[start + 2:])
+    return [[cell.strip() for cell in x.strip('|').split('|')] for x in rows]
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'),
