@@ -44,14 +44,16 @@ class _UnitRows(torch.autograd.Function):
         along = (wide_grad * out).sum(dim=-1, keepdim=True)
         along = along / ctx.length**2
         wide_grad = torch.addcmul(wide_grad, out, along, value=-1.0)
-        return (wide_grad * inverse).to(grad.dtype), None
+        if torch.is_grad_enabled():
+            return (wide_grad * inverse).to(grad.dtype), None
+        return wide_grad.mul_(inverse).to(grad.dtype), None
 
 
 def _inverse_norm(x: Tensor, length: float) -> Tensor:
-    square = x.square().sum(dim=-1, keepdim=True)
-    positive = square > torch.finfo(x.dtype).tiny
-    inverse = torch.where(positive, square, 1.0).rsqrt()
-    return torch.where(positive, length * inverse, 0.0)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    positive = norm > torch.finfo(x.dtype).tiny**0.5
+    return torch.where(positive, length / torch.where(positive, norm, 1.0),
+                       0.0)
 
 
 def add_rows_(out: Tensor, row: Tensor, x: Tensor) -> Tensor:

@@ -88,9 +88,11 @@ class PromptTables:
                     self.projected[name] = reduction.gram @ reduction.weight
                 elif not normalize_rows:
                     self.reduced[name] = y
+            one = prompt.basis.new_ones(prompt.num_items, 1)
+            self.affine_basis = torch.cat([prompt.basis, one], 1)  # [Z, 1]
             if not self.needs_propagation:
-                one = prompt.basis.new_ones(prompt.num_items, 1)
-                self.basis = self._propagate(torch.cat([prompt.basis, one], 1))
+                self.basis = self._propagate(self.affine_basis)
+                del self.affine_basis
 
     def _propagate(self, x: Tensor, user_id: Tensor | None = None,
                    item_id: Tensor | None = None) -> Pair:
@@ -130,11 +132,16 @@ class PromptTables:
 
     def _add_propagated(self, fixed: dict[str, Pair], user_id: Tensor | None,
                         item_id: Tensor | None) -> dict[str, Pair]:
-        prompt, out = self.prompt(), {}
+        affine, out = self.prompt.is_affine, {}
+        prompt = self.affine_basis if affine else self.prompt()
         for name, (user, item) in fixed.items():
+            context = self.teacher.context(name, prompt)
+            if affine and context is not None:
+                # P C = [Z, 1] (B C): a constant times small matrices.
+                context = context._replace(
+                    matrix=self.prompt.matrix @ context.matrix)
             part = self.teacher.reduction(name).prompt_term(
-                prompt, self.teacher.context(name, prompt),
-                self.reduced.get(name))
+                prompt, context, self.reduced.get(name))
             part_user, part_item = self._propagate(part, user_id, item_id)
             out[name] = (user + part_user, item + part_item)
         return out
