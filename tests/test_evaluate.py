@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torch_promptmm.evaluate import (
     KnownItems,
+    _largest,
     check_k,
     evaluate_embeddings,
     top_items,
@@ -188,6 +189,23 @@ def test_two_steps_find_the_best(dtype: torch.dtype) -> None:
     assert (finite[7].sum(), finite.sum()) == (3, 69 * 10 + 3)
     assert torch.equal(item[finite], want.indices[finite])
     assert int(item.max()) < 1003
+
+
+@pytest.mark.parametrize('threads', [1, 2, 3, 9])
+@pytest.mark.parametrize('rows', [1, 7, 8])
+@pytest.mark.parametrize('dtype', [torch.half, torch.float, torch.double])
+def test_largest(monkeypatch, threads: int, rows: int,
+                 dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+    x = torch.randperm(rows * 50).view(rows, 50).to(dtype)
+    x[0, 10:] = -math.inf
+    for k in (1, 20, 50):
+        index = _largest(x, k)
+        assert index.shape == (rows, k)
+        assert all(len(set(row)) == k for row in index.tolist())
+        assert torch.equal(
+            x.gather(1, index).sort(dim=1).values,
+            x.sort(dim=1).values[:, -k:])
 
 
 def test_no_user_at_all() -> None:

@@ -2,10 +2,14 @@ r"""All-ranking evaluation: every item for every user, in chunks of users."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.metrics import (
@@ -16,12 +20,13 @@ from torch_geometric.metrics import (
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from torch_promptmm.checks import check_int
+from torch_promptmm.nn.dense import matmul
 
 # Scores of a chunk take about 64 MiB.
 _CHUNK_ELEMENTS = 2**24
-# On a CPU, 4 MiB of them at a time are made, masked and ranked while they are
+# On a CPU, 8 MiB of them at a time are made, masked and ranked while they are
 # in the cache.
-_CACHE_ELEMENTS = 2**20
+_CACHE_ELEMENTS = 2**21
 _BLOCK = 16
 
 
@@ -87,6 +92,7 @@ def top_items(
             if known is not None:
                 known.mask_(scores, part)
             parts.append(rank.top(scores))
+            del scores
         value, item = (torch.cat(x) for x in zip(*parts, strict=True))
         yield user, item, value
 
@@ -99,32 +105,63 @@ class _Ranking:
         self.num_items, self.num_blocks, self.num_rows = item_emb.size(0), 0, 0
         if item_emb.device.type != 'cpu' or self.num_items == 0:
             return
-        self.num_rows = max(_CACHE_ELEMENTS // self.num_items, 16)
+        self.num_rows = torch.get_num_threads() * max(
+            _CACHE_ELEMENTS // self.num_items, 16)
         if 2 * _BLOCK * k < self.num_items:
-            # An item's block is its number modulo the number of blocks.
-            self.num_blocks = -(-self.num_items // _BLOCK)
+            # An item's block is its number modulo the number of blocks; the
+            # last few items, which fill no row of blocks, are all looked at.
+            self.transposed = self.transposed.contiguous()
+            self.num_blocks = self.num_items // _BLOCK
             self.first = torch.arange(_BLOCK) * self.num_blocks
-            self.buffer = item_emb.new_full(
-                (self.num_rows, _BLOCK * self.num_blocks), float('-inf'))
+            self.rest = torch.arange(_BLOCK * self.num_blocks, self.num_items)
 
     def scores(self, user: Tensor) -> Tensor:
         r"""Scores of all items for embeddings of users :math:`(b, d)`."""
-        if self.num_blocks == 0:
-            return user @ self.transposed
-        out = self.buffer[:user.size(0), :self.num_items]
-        return torch.mm(user, self.transposed, out=out)
+        return matmul(user, self.transposed)
 
     def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         r"""The values and the items of the best of :meth:`scores`."""
         if self.num_blocks == 0:
             return scores.topk(self.k, dim=1)
-        scores = self.buffer[:scores.size(0)]
-        best = scores.view(-1, _BLOCK, self.num_blocks).amax(dim=1)
-        block = best.topk(self.k, dim=1, sorted=False).indices
-        item = (block.unsqueeze(2) + self.first).flatten(1)
-        value, index = scores.gather(1, item).topk(self.k, dim=1)
-        item = item.gather(1, index)  # One past the last is -inf.
-        return value, item.clamp_(max=self.num_items - 1)
+        blocks = scores[:, :_BLOCK * self.num_blocks]
+        best = blocks.unflatten(1, (_BLOCK, self.num_blocks)).amax(dim=1)
+        block = _largest(best, self.k)
+        item = torch.cat([(block.unsqueeze(2) + self.first).flatten(1),
+                          self.rest.expand(scores.size(0), -1)], dim=1)
+        value = scores.gather(1, item)
+        index = _largest(value, self.k)
+        value, order = value.gather(1, index).sort(dim=1, descending=True)
+        return value, item.gather(1, index.gather(1, order))
+
+
+def _largest(x: Tensor, k: int) -> Tensor:
+    r"""The columns of the :obj:`k` largest entries of each row, in any
+    order."""
+    if x.dtype not in (torch.float, torch.double):
+        return x.topk(k, dim=1, sorted=False).indices
+    # NumPy partitions with the processor's vector instructions, four times as
+    # fast as topk; a part of the rows for each thread.
+    x, first = x.detach(), x.size(1) - k
+    out = np.empty((x.size(0), k), dtype=np.int64)
+
+    def run(rows: slice) -> None:
+        index = np.argpartition(x[rows].numpy(), first, axis=1)
+        out[rows] = index[:, first:]
+
+    threads = torch.get_num_threads()
+    step = -(-x.size(0) // threads)
+    parts = [slice(i, i + step) for i in range(0, x.size(0), step)]
+    if len(parts) == 1:
+        run(parts[0])
+    else:
+        list(_pool(threads, os.getpid()).map(run, parts))
+    return torch.from_numpy(out)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    # A forked process has none of its parent's threads.
+    return ThreadPoolExecutor(threads, 'torch_promptmm-evaluate')
 
 
 def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:

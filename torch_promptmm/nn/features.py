@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_mask, check_matrix
+from torch_promptmm.nn.dense import matmul
 
 _BLOCK_SIZE = 2**22  # Elements of a block: 16 MiB in single precision.
 
@@ -37,7 +38,7 @@ class _MatMul(torch.autograd.Function):
         ctx.x = x
         out = weight.new_empty(x.size(0), weight.size(1))
         for rows, block in row_blocks(x, weight):
-            torch.mm(block, weight, out=out[rows])
+            out[rows] = matmul(block, weight)
         return out
 
     @staticmethod
@@ -51,7 +52,7 @@ class _TMatMul(torch.autograd.Function):
         ctx.x = x
         out = y.new_zeros(y.size(1), x.size(1))
         for rows, block in row_blocks(x, y):
-            out.addmm_(y[rows].t(), block)
+            out += matmul(y[rows].t(), block)
         return out
 
     @staticmethod
@@ -63,7 +64,7 @@ def features_matmul(x: Tensor, weight: Tensor) -> Tensor:
     r"""Returns :math:`\mathbf{X} \mathbf{W}` :math:`(n, d)` for features
     :math:`(n, d_m)` and weights :math:`(d_m, d)`."""
     if x.requires_grad:
-        return x.to(weight.device, weight.dtype) @ weight
+        return matmul(x.to(weight.device, weight.dtype), weight)
     return _MatMul.apply(x, weight)
 
 
@@ -71,7 +72,7 @@ def features_t_matmul(x: Tensor, y: Tensor) -> Tensor:
     r"""Returns :math:`\mathbf{Y}^{\top} \mathbf{X}` :math:`(d, d_m)` for
     features :math:`(n, d_m)` and a matrix :math:`(n, d)`."""
     if x.requires_grad:
-        return y.t() @ x.to(y.device, y.dtype)
+        return matmul(y.t(), x.to(y.device, y.dtype))
     return _TMatMul.apply(x, y)
 
 

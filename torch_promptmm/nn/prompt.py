@@ -18,6 +18,7 @@ from torch_promptmm.nn.components import (
     modality_key,
     pca_projections,
 )
+from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.features import checked_masks
 from torch_promptmm.nn.graph import UserItemGraph
 
@@ -179,7 +180,7 @@ class SoftPrompt(torch.nn.Module):
         return torch.cat([self.weight, self.bias.view(1, -1)])
 
     def _network(self, z: Tensor) -> Tensor:
-        out = z @ self.weight + self.bias
+        out = matmul(z, self.weight) + self.bias
         return out if self.is_affine else out + self.hidden(z)
 
     def forward(self, item_id: Tensor | None = None) -> Tensor:

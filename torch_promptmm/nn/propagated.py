@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.features import features_matmul, masked_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.propagation import propagate
@@ -109,7 +110,7 @@ class PropagatedFeatures:
                     [inner[:-1], inner[-1:] + reduction.bias])
             user, item = (
                 features_matmul(table.index_select(0, i.to(table.device)),
-                                reduction.weight) + z @ inner
+                                reduction.weight) + matmul(z, inner)
                 for table, i, z in zip(tables, index, basis, strict=True))
             out[name] = (user, item)
         return out

@@ -13,6 +13,7 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
+from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.features import (
     column_statistics,
     features_matmul,
@@ -251,7 +252,7 @@ class PromptedReduction(torch.nn.Module):
                 normalised then. (default: :obj:`None`)
         """
         if context is not None:
-            term = prompt @ self.prompt_matrix(context)
+            term = matmul(prompt, self.prompt_matrix(context))
         elif y is None or self.normalize == 'row':
             raise ValueError(f"normalize={self.normalize!r} needs a "
                              f"'context'")
@@ -259,10 +260,10 @@ class PromptedReduction(torch.nn.Module):
             scale = self.prompt_weight
             if self.normalize == 'size':
                 scale = scale / max(y.size(0), 1)
-            return prompt @ (scale * (prompt.t() @ y))
+            return matmul(prompt, scale * matmul(prompt.t(), y))
         if self.normalize == 'row':
             gram = context.matrix @ context.matrix.t()
-            square = ((prompt @ gram) * prompt).sum(dim=-1, keepdim=True)
+            square = (matmul(prompt, gram) * prompt).sum(dim=-1, keepdim=True)
             # Rounding can make the square of a small norm negative.
             term = term * (square.clamp(min=0.0) + _EPSILON).rsqrt()
         return term

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
+from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.propagation import propagate
 from torch_promptmm.nn.teacher import MultimodalTeacher, TeacherOutput
@@ -126,8 +127,8 @@ class PromptTables:
                 scale = scale / max(self.prompt.num_items, 1)
             inner = scale * matrix @ (matrix.t() @ projected)  # M_m
             user, item = fixed[name]
-            out[name] = (torch.addmm(user, basis_user, inner),
-                         torch.addmm(item, basis_item, inner))
+            out[name] = (matmul(basis_user, inner).add_(user),
+                         matmul(basis_item, inner).add_(item))
         return out
 
     def _add_propagated(self, fixed: dict[str, Pair], user_id: Tensor | None,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_promptmm.loader import Batch
 from torch_promptmm.loss import as_scored
 from torch_promptmm.loss.lists import ListMask, ScoreLists
+from torch_promptmm.nn.dense import matmul
 
 
 class Rows(NamedTuple):
@@ -102,7 +103,7 @@ class ScoredRows:
                 user = user / temperature
             positive = (user * self.positive).sum(dim=-1)
             if self.shared.size(0) > 0:
-                negative = user @ self.shared.t()
+                negative = matmul(user, self.shared.t())
             else:  # Ten times as fast as a product of batches.
                 negative = (self.negative * user.unsqueeze(1)).sum(dim=-1)
             self._lists[temperature] = ScoreLists(positive, negative,

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torch_promptmm.nn import dense
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The products that oneDNN makes, of any size, on any processor."""
+    if not (torch.backends.mkldnn.is_available()
+            and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
+        pytest.skip('this build of torch has no oneDNN')
+    calls, linear = [], dense._linear
+    monkeypatch.setattr(dense, 'is_faster', lambda: True)
+    monkeypatch.setattr(dense, '_SMALLEST', 0)
+    monkeypatch.setattr(dense, '_linear', lambda x, weight:
+                        (calls.append(1), linear(x, weight))[1])
+    return calls
+
+
+def leaf(rows: int, cols: int, layout: str = 'rows') -> Tensor:
+    x = torch.randn(rows, cols)
+    if layout == 'columns':
+        x = x.t().contiguous().t()
+    elif layout == 'gaps':
+        x = torch.randn(rows, 2 * cols)[:, ::2]
+    return x.requires_grad_()
+
+
+def float64(*tensors: Tensor) -> list[np.ndarray]:
+    return [x.detach().double().numpy() for x in tensors]
+
+
+@pytest.mark.parametrize('a_layout', ['rows', 'columns', 'gaps'])
+@pytest.mark.parametrize('b_layout', ['rows', 'columns', 'gaps'])
+@pytest.mark.parametrize('shape', [(40, 30, 20), (50, 3, 4), (1, 7, 9),
+                                   (5, 1, 6), (8, 90, 1)])
+def test_equals_float64(onednn, a_layout: str, b_layout: str,
+                        shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    a, b = leaf(m, k, a_layout), leaf(k, n, b_layout)
+    grad = torch.randn(m, n)
+    out = dense.matmul(a, b)
+    assert onednn == [1]
+    assert out.is_contiguous()
+    grads = torch.autograd.grad(out, (a, b), grad)
+    assert len(onednn) == 3
+    x, y, g = float64(a, b, grad)
+    for value, want in zip((out, *grads), (x @ y, g @ y.T, x.T @ g),
+                           strict=True):
+        np.testing.assert_allclose(value.detach(), want, atol=2e-5)
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70))
+@settings(max_examples=50, deadline=None)
+def test_any_shape(m: int, k: int, n: int) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip('this build of torch has no oneDNN')
+    a, b = torch.randn(m, k), torch.randn(k, n)
+    value = dense._MatMul.apply(a, b)
+    x, y = float64(a, b)
+    np.testing.assert_allclose(value, x @ y, atol=5e-5)
+
+
+def test_second_derivative(onednn) -> None:
+    def derive(matmul, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        a, b = (x.detach().to(dtype).requires_grad_() for x in (a, b))
+        first, = torch.autograd.grad(matmul(a, b).square().sum(), a,
+                                     create_graph=True)
+        return torch.autograd.grad(first.square().sum(), b)[0]
+
+    a, b = leaf(6, 5), leaf(5, 4)
+    want = derive(torch.matmul, a, b, torch.double)
+    got = derive(dense.matmul, a, b, torch.float)
+    assert onednn
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.double])
+def test_other_types_stay_with_torch(onednn, dtype: torch.dtype) -> None:
+    a, b = leaf(4, 3).to(dtype), leaf(3, 5).to(dtype)
+    assert torch.equal(dense.matmul(a, b), a @ b)
+    assert not onednn
+
+
+def test_empty(onednn) -> None:
+    assert dense.matmul(torch.empty(0, 3), torch.randn(3, 4)).shape == (0, 4)
+    assert dense.matmul(torch.randn(2, 3), torch.empty(3, 0)).shape == (2, 0)
+    assert (dense.matmul(torch.empty(2, 0), torch.empty(0, 4)) == 0).all()
+
+
+def test_autocast_has_its_type(onednn) -> None:
+    with torch.autocast('cpu', torch.bfloat16):
+        assert dense.matmul(leaf(4, 3), leaf(3, 5)).dtype == torch.bfloat16
+    assert not onednn
+
+
+def test_onednn_can_be_disabled(onednn, monkeypatch) -> None:
+    monkeypatch.setattr(dense, '_enabled', lambda: False)
+    a, b = leaf(4, 3), leaf(3, 5)
+    assert torch.equal(dense.matmul(a, b), a @ b)
+    assert not onednn
+
+
+def test_small_products_stay_with_torch(onednn, monkeypatch) -> None:
+    monkeypatch.setattr(dense, '_SMALLEST', 4 * 3 * 5 + 1)
+    dense.matmul(leaf(4, 3), leaf(3, 5))
+    assert not onednn
+    dense.matmul(leaf(4, 3), leaf(3, 6))
+    assert onednn
+
+
+def test_large_gaps_are_not_copied(onednn, monkeypatch) -> None:
+    monkeypatch.setattr(dense, '_LARGEST_COPY', 11)
+    a, b = leaf(4, 3, 'gaps'), leaf(3, 5)
+    torch.testing.assert_close(dense.matmul(a, b), a @ b)
+    assert not onednn
+
+
+def test_shapes_that_do_not_fit(onednn) -> None:
+    with pytest.raises(RuntimeError, match='4x3 and 4x5'):
+        dense.matmul(leaf(4, 3), leaf(4, 5))
+
+
+@pytest.mark.parametrize('vendor, capability, want', [
+    ('AuthenticAMD', 'AVX512', True),
+    ('AuthenticAMD', 'AVX2', False),
+    ('GenuineIntel', 'AVX512', False),
+])
+def test_where_it_is_faster(monkeypatch, tmp_path, vendor: str,
+                            capability: str, want: bool) -> None:
+    (tmp_path / 'cpuinfo').write_text(f'vendor_id : {vendor}\n')
+    monkeypatch.setattr(dense, '_CPUINFO', tmp_path / 'cpuinfo')
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability',
+                        lambda: capability)
+    for library in (torch.backends.mkl, torch.backends.mkldnn):
+        monkeypatch.setattr(library, 'is_available', lambda: True)
+    assert dense.is_faster.__wrapped__() == want
+    monkeypatch.setattr(torch.backends.mkl, 'is_available', lambda: False)
+    assert not dense.is_faster.__wrapped__()
+
+
+def test_without_a_list_of_processors(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(dense, '_CPUINFO', tmp_path / 'absent')
+    assert dense.is_faster.__wrapped__() in (True, False)
