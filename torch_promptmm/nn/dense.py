@@ -49,12 +49,12 @@ def _enabled() -> bool:
 
 
 def _pays(a: Tensor, b: Tensor) -> bool:
-    return (a.dtype == b.dtype == torch.float
+    return (not torch.compiler.is_compiling()
+            and a.dtype == b.dtype == torch.float
             and a.device.type == b.device.type == 'cpu'
             and a.dim() == b.dim() == 2
             and a.size(0) * a.size(1) * b.size(1) >= max(_SMALLEST, 1)
             and is_faster() and _enabled()
-            and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled('cpu')
             and a.size(1) == b.size(0)  # torch's own error, if not.
             and _is_usable(a) and _is_usable(b))
