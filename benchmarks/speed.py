@@ -15,22 +15,23 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import platform
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import torch  # noqa: E402
-from _pyg_steps import PyGStep, pyg_evaluate  # noqa: E402
-from _timing import (  # noqa: E402
+import torch
+from _bench import (
+    ALL_TERMS,
+    BATCH,
+    CHANNELS,
+    Bench,
+    Step,
+    cheap_reduction,
+    machine,
+    naive_reduction,
+)
+from _pyg_steps import PyGStep, pyg_evaluate
+from _timing import (
     Row,
     markdown,
     ms,
@@ -38,131 +39,11 @@ from _timing import (  # noqa: E402
     paired,
     use_cpu_clock,
 )
-from torch import Tensor  # noqa: E402
 
-from torch_promptmm import PromptMMDistiller  # noqa: E402
-from torch_promptmm.data import from_interactions  # noqa: E402
-from torch_promptmm.datasets import SyntheticMultimodal  # noqa: E402
-from torch_promptmm.evaluate import evaluate_embeddings  # noqa: E402
-from torch_promptmm.loader import InteractionLoader  # noqa: E402
-from torch_promptmm.nn import (  # noqa: E402
-    LightGCNStudent,
-    MultimodalTeacher,
-    PromptedReduction,
-    PropagatedFeatures,
-    SoftPrompt,
-    UserItemGraph,
-)
-from torch_promptmm.nn.dense import matmul  # noqa: E402
-from torch_promptmm.train import (  # noqa: E402
-    RankingObjective,
-    RankingTask,
-    Task,
-)
-
-EDGE = ('user', 'interacts', 'item')
-CHANNELS, BATCH = 64, 2048
-WIDTHS = {'visual': 4096, 'textual': 1024}
-# All terms at once; the values do not matter for the time.
-ALL_TERMS = {
-    'pair_weight': 2.0,
-    'list_weight': 0.1,
-    'emb_weight': 0.1,
-    'fused_list_weight': 3.0,
-    'fused_emb_weight': 0.5,
-}
-
-
-class Bench:
-    """The graph, and how often things are measured."""
-    def __init__(self, args: argparse.Namespace, threads: int) -> None:
-        self.args, self.threads = args, threads
-        self.device = torch.device(args.device)
-        self.repeats, self.scale = args.repeats, args.scale
-        splits = SyntheticMultimodal.preset(
-            'electronics', args.scale, features={'visual': 1})
-        train, val, test = (each[EDGE] for each in splits)
-        self.num_users = splits[0]['user'].num_nodes
-        self.num_items = splits[0]['item'].num_nodes
-        self.known = train.edge_index.to(self.device)
-        self.edge_index = torch.cat([
-            train.edge_index, val.edge_label_index, test.edge_label_index
-        ], dim=1).to(self.device)
-        # Each user is ranked: one more positive for those without any.
-        user = torch.arange(self.num_users)
-        user = user[~torch.isin(user, test.edge_label_index[0])]
-        extra = torch.stack([user, torch.randint(self.num_items, user.shape)])
-        self.held_out = torch.cat([test.edge_label_index, extra],
-                                  dim=1).to(self.device)
-        self.graph = UserItemGraph(self.edge_index, self.num_users,
-                                   self.num_items)
-        self.widths = {'visual': 64, 'textual': 32} if args.quick else WIDTHS
-        self._features: dict[str, Tensor] | None = None
-
-    @property
-    def features(self) -> dict[str, Tensor]:
-        if self._features is None:
-            self._features = random_features(self.num_items, self.widths)
-        return self._features
-
-    def student(self) -> LightGCNStudent:
-        return LightGCNStudent(self.num_users, self.num_items,
-                               CHANNELS).to(self.device)
-
-    def plain_task(self, objective: RankingObjective) -> RankingTask:
-        return RankingTask(self.student(), self.graph, self.edge_index,
-                           objective=objective, l2=1e-3)
-
-    def distiller(self, **kwargs: Any) -> PromptMMDistiller:
-        """With a random prompt: principal components take their time and
-        change nothing here."""
-        normalize = kwargs.pop('normalize', 'size')
-        prompt = SoftPrompt(torch.randn(self.num_items, CHANNELS))
-        teacher = MultimodalTeacher(self.num_users, self.num_items,
-                                    self.widths, CHANNELS, prompt=prompt,
-                                    normalize=normalize)
-        teacher.set_features(self.features)
-        return PromptMMDistiller(teacher, self.student(), prompt, **kwargs)
-
-    @property
-    def data(self) -> Any:
-        return from_interactions(self.edge_index.cpu(), self.features,
-                                 self.num_users, self.num_items)
-
-
-class Step:
-    """A training step as `torch_promptmm.train.train` makes it."""
-    def __init__(self, task: Task, batch_size: int = BATCH) -> None:
-        self.task = task
-        self.loader = InteractionLoader(
-            task.positives, task.known, task.graph.num_users,
-            task.graph.num_items, batch_size, task.batch_spec, task.device)
-        self.optimizer = torch.optim.AdamW(task.parameter_groups(), lr=1e-3,
-                                           weight_decay=0.0, fused=True)
-        self._batches: Iterator[Any] = iter(())
-
-    def sample(self) -> Any:
-        batch = next(self._batches, None)
-        if batch is None:
-            self._batches = iter(self.loader)
-            batch = next(self._batches)
-        return batch
-
-    def __call__(self) -> None:
-        batch = self.sample()
-        self.optimizer.zero_grad(set_to_none=True)
-        total, _ = self.task(batch)
-        total.backward()
-        self.optimizer.step()
-
-
-def random_features(num_items: int,
-                    widths: dict[str, int]) -> dict[str, Tensor]:
-    return {
-        name: torch.randn(num_items, width)
-        for name, width in widths.items()
-    }
-
+from torch_promptmm.evaluate import evaluate_embeddings
+from torch_promptmm.nn import PromptedReduction, PropagatedFeatures
+from torch_promptmm.nn.dense import matmul
+from torch_promptmm.train import RankingObjective
 
 # The rows of the table ######################################################
 
@@ -309,18 +190,6 @@ def reduction_rows(bench: Bench) -> Iterator[Row]:
               'Eq. 4 in the order of the print', torch.tensor([have / want]),
               1 / 3, False,
               f'{number(have / 2**20)} against {number(want / 2**20)} MiB')
-
-
-def cheap_reduction(x: Tensor, prompt: Tensor,
-                    reduction: PromptedReduction) -> None:
-    reduction(x, prompt).sum().backward()
-
-
-def naive_reduction(x: Tensor, prompt: Tensor,
-                    reduction: PromptedReduction) -> None:
-    feature = prompt @ (prompt.t() @ x) / x.size(0)
-    out = (x + feature) @ reduction.weight + reduction.bias
-    out.sum().backward()
 
 
 def evaluation_rows(bench: Bench) -> Iterator[Row]:
@@ -479,169 +348,7 @@ def profile(bench: Bench) -> str:
         f'{number(share[1])} % (items) of the interactions.')
 
 
-# What needs a process of its own ############################################
-
-
-def _probe(self: Bench, what: str) -> dict[str, Any]:
-    command = [
-        sys.executable, __file__, '--probe', what, '--threads',
-        str(self.threads), '--scale', str(self.scale), '--repeats',
-        str(self.repeats)
-    ] + ['--quick'] * self.args.quick + ['--clock', self.args.clock]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return json.loads(out.stdout.splitlines()[-1])
-
-
-Bench.probe = _probe  # type: ignore[attr-defined]
-
-
-class PeakMemory:
-    """How far memory rises above what it is at the start (Linux)."""
-    def __init__(self, anonymous: bool = False) -> None:
-        self.anonymous = anonymous
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        Path('/proc/self/clear_refs').write_text('5')  # Resets the peak.
-        self.start, self.mapped = self._read('VmRSS'), self._read('RssFile')
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        self.bytes = max(self._read('VmHWM') - self.start, 1)
-        if self.anonymous:
-            self.bytes -= max(self._read('RssFile') - self.mapped, 0)
-
-    @staticmethod
-    def _read(key: str) -> int:
-        for line in Path('/proc/self/status').read_text().splitlines():
-            if line.startswith(key + ':'):
-                return 1024 * int(line.split()[1])
-        raise KeyError(key)
-
-
-def few_steps(bench: Bench, num: int = 4) -> Any:
-    """A training graph with a few batches of supervision."""
-    data = bench.data
-    index = torch.randperm(bench.edge_index.size(1))[:num * BATCH]
-    data[EDGE].edge_label_index = bench.edge_index[:, index]
-    return data
-
-
-def probe(what: str, args: argparse.Namespace) -> dict[str, Any]:
-    what, _, detail = what.partition(' ')
-    if what == 'growth':
-        return probe_growth(int(detail), args)
-    with tempfile.TemporaryDirectory() as folder:
-        return globals()[f'probe_{what}'](Bench(args, args.threads[0]),
-                                          detail or folder)
-
-
-def probe_reduction(bench: Bench, order: str) -> dict[str, Any]:
-    x = bench.features['visual']
-    prompt = torch.randn(bench.num_items, CHANNELS, requires_grad=True)
-    reduction = PromptedReduction(x.size(1), CHANNELS)
-    small = slice(0, 64)  # Loads the libraries.
-    run = cheap_reduction if order == 'cheap' else naive_reduction
-    run(x[small], prompt[small], reduction)
-    with PeakMemory() as memory:
-        run(x, prompt, reduction)
-    return {'bytes': memory.bytes}
-
-
-def probe_fit(bench: Bench, _: str) -> dict[str, Any]:
-    data = few_steps(bench)
-    val = few_steps(bench)
-    val[EDGE].edge_index = bench.known
-    val[EDGE].edge_label_index = bench.held_out
-    del bench.edge_index, bench.graph
-    with PeakMemory() as memory:
-        distiller = PromptMMDistiller.from_data(data, CHANNELS)
-        distiller.fit(data, val, epochs=1, progress=False)
-    return {'bytes': memory.bytes}
-
-
-def probe_mapped(bench: Bench, folder: str) -> dict[str, Any]:
-    import numpy as np
-    features = {}
-    for name, width in bench.widths.items():
-        path = os.path.join(folder, f'{name}.npy')
-        out = np.lib.format.open_memmap(path, 'w+', np.float16,
-                                        (bench.num_items, width))
-        for start in range(0, bench.num_items, 1024):
-            block = out[start:start + 1024]
-            block[:] = torch.randn(block.shape).half().numpy()
-        out.flush()
-        del out
-        mapped = np.load(path, mmap_mode='c')
-        features[name] = torch.from_numpy(mapped)
-    bench._features = features
-    file = sum(x.nbytes for x in features.values())
-    data = few_steps(bench, 2)
-    with PeakMemory(anonymous=True) as memory:
-        distiller = PromptMMDistiller.from_data(data, CHANNELS)
-        distiller.fit_teacher(data, epochs=1, progress=False)
-    return {'bytes': memory.bytes, 'file': file, 'read': 2 * file}
-
-
-def long_tail(num_users: int, num_items: int, num_edges: int) -> Tensor:
-    """A random graph with a long tail, cheap at any size."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(number: int, spread: float, count: int) -> Tensor:
-        weight = torch.randn(number, generator=generator) * spread
-        cumulative = weight.double().exp().cumsum(0)
-        at = torch.rand(count, generator=generator, dtype=torch.double)
-        return torch.searchsorted(cumulative, at * cumulative[-1])
-
-    count = int(1.4 * num_edges)
-    key = draw(num_users, 0.6, count) * num_items + draw(
-        num_items, 1.1, count)
-    key = key.unique()
-    key = key[torch.randperm(key.numel(), generator=generator)[:num_edges]]
-    return torch.stack([key // num_items, key % num_items])
-
-
-def probe_growth(size: int, args: argparse.Namespace) -> dict[str, Any]:
-    num_users, num_items, num_edges = (
-        max(1, round(number * args.scale * size))
-        for number in (41691, 21479, 359165))
-    edge_index = long_tail(num_users, num_items, num_edges)
-    graph = UserItemGraph(edge_index, num_users, num_items)
-    student = LightGCNStudent(num_users, num_items, CHANNELS)
-    task = RankingTask(student, graph, edge_index,
-                       objective=RankingObjective('bpr'), l2=1e-3)
-    step = Step(task, BATCH * size)
-    x_user = student.user_embedding.weight.detach()
-    x_item = student.item_embedding.weight.detach()
-
-    def product() -> None:
-        graph.user_item.matmul(x_item)
-        graph.item_user.matmul(x_user)
-
-    times = paired({'step': step, 'product': product}, max(5, args.repeats))
-    return {
-        'step': times['step'].tolist(),
-        'product': times['product'].tolist(),
-        'edges': edge_index.size(1),
-    }
-
-
 # The command ################################################################
-
-
-def machine(args: argparse.Namespace) -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith('model name'):
-                name = line.partition(':')[2].strip()
-                break
-    if args.device.startswith('cuda'):
-        name = torch.cuda.get_device_name(args.device)
-    return (f'{name}, {os.cpu_count()} cores, load '
-            f'{os.getloadavg()[0]:.1f}; torch {torch.__version__}; '
-            f'{time.strftime("%Y-%m-%d %H:%M")}')
 
 
 def main() -> None:
@@ -663,7 +370,6 @@ def main() -> None:
         default=[*GROUPS, 'profile'],
         help='parts of the table (default: all)')
     add('--output', help='also write the table to this file')
-    add('--probe', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.scale is None:
         args.scale = 0.02 if args.quick else 1.0
@@ -678,9 +384,6 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads[0])
 
-    if args.probe:
-        print(json.dumps(probe(args.probe, args)))
-        return
     text = [f'Machine: {machine(args)}; scale {args.scale}; '
             f'{args.clock} clock.']
     print(text[0], flush=True)

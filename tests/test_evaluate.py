@@ -208,6 +208,17 @@ def test_largest(monkeypatch, threads: int, rows: int,
             x.sort(dim=1).values[:, -k:])
 
 
+def test_autocast_changes_no_rank() -> None:
+    user_emb, item_emb = torch.randn(20, 16), torch.randn(500, 16)
+    held_out = torch.stack([torch.arange(20), torch.randint(500, (20, ))])
+    want = evaluate_embeddings(user_emb, item_emb, held_out, k=(20, 50))
+    with torch.autocast('cpu', torch.bfloat16):
+        assert evaluate_embeddings(user_emb, item_emb, held_out,
+                                   k=(20, 50)) == want
+        _, _, value = next(top_items(user_emb, item_emb, torch.arange(20), 5))
+    assert value.dtype == torch.float
+
+
 def test_no_user_at_all() -> None:
     chunks = list(top_items(*embeddings(distinct_scores(2, 3, 0)),
                             torch.empty(0, dtype=torch.long), 2))

@@ -117,7 +117,8 @@ class _Ranking:
 
     def scores(self, user: Tensor) -> Tensor:
         r"""Scores of all items for embeddings of users :math:`(b, d)`."""
-        return matmul(user, self.transposed)
+        with torch.autocast(user.device.type, enabled=False):  # Exact.
+            return matmul(user, self.transposed)
 
     def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         r"""The values and the items of the best of :meth:`scores`."""

@@ -1,4 +1,4 @@
-"""`benchmarks/speed.py --quick`: every row is there, with a finite number."""
+"""`--quick`: every row is there, with a finite number."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-SPEED = Path(__file__).parents[2] / 'benchmarks' / 'speed.py'
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
-def run(*args: str) -> str:
-    out = subprocess.run([sys.executable, str(SPEED), '--quick', *args],
+def run(script: str, *args: str) -> str:
+    path = str(BENCHMARKS / script)
+    out = subprocess.run([sys.executable, path, '--quick', *args],
                          check=True, capture_output=True, text=True,
                          env={**os.environ, 'OMP_NUM_THREADS': '1'})
     return out.stdout
@@ -33,7 +34,7 @@ def table(text: str) -> list[list[str]]:
                     reason='memory is measured through /proc')
 def test_every_row_has_a_finite_number(tmp_path: Path) -> None:
     path = tmp_path / 'table.md'
-    rows = table(run('--scale', '0.01', '--output', str(path)))
+    rows = table(run('speed.py', '--scale', '0.01', '--output', str(path)))
     assert table(path.read_text()) == rows
     for row in rows:
         assert math.isfinite(float(row[2].removesuffix('x')))
@@ -44,4 +45,21 @@ def test_every_row_has_a_finite_number(tmp_path: Path) -> None:
                  'sampling', 'teacher', 'prompted reduction, forward',
                  'prompted reduction, peak', 'all-ranking evaluation',
                  'peak memory', 'anonymous memory', 'epoch time at 2x'):
+        assert any(each.startswith(what) for each in whats), what
+
+
+def test_every_lead_has_a_finite_number(tmp_path: Path) -> None:
+    path = tmp_path / 'table.md'
+    # Not torch.compile: it needs a compiler, and a minute.
+    groups = ['library', 'order', 'sparse', 'features']
+    rows = table(run('leads.py', '--scale', '0.01', '--only', *groups,
+                     '--output', str(path)))
+    assert table(path.read_text()) == rows
+    for row in rows:
+        assert math.isfinite(float(row[2].removesuffix('x')))
+    whats = [row[0] for row in rows]
+    for what in ('plain BPR step, torch.autocast', 'distillation step, dense',
+                 'teacher step, dense', 'evaluation of all users',
+                 'plain BPR step, users and items by degree', 'R x as sums',
+                 'teacher step, features: half'):
         assert any(each.startswith(what) for each in whats), what

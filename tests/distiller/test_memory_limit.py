@@ -26,9 +26,9 @@ read = 0
 blocks = features.row_blocks
 
 
-def counted(x, like):
+def counted(x, *args):
     global read
-    for rows, block in blocks(x, like):
+    for rows, block in blocks(x, *args):
         read += x[rows].nbytes
         yield rows, block
 

@@ -45,6 +45,39 @@ def test_products(dtype: torch.dtype, like: torch.dtype) -> None:
         ])
 
 
+@pytest.mark.parametrize('dtype', DTYPES[:3])
+@pytest.mark.parametrize('backward_inside', [False, True])
+def test_autocast(monkeypatch, dtype: torch.dtype,
+                  backward_inside: bool) -> None:
+    """Features in autocast's type are multiplied in it, others exactly."""
+    types, matmul = [], module.matmul
+    monkeypatch.setattr(module, 'matmul', lambda a, b: (
+        types.append((a.dtype, b.dtype)), matmul(a, b))[1])
+    x = random(dtype)
+    weight, y = torch.randn(5, 3), torch.randn(10, 3)
+    for function, at, want in (
+            (features_matmul, weight, lambda a, z: a @ z),
+            (features_t_matmul, y, lambda a, z: z.T @ a)):
+        at = at.clone().requires_grad_()
+        types.clear()
+        with torch.autocast('cpu', torch.bfloat16):
+            out = function(x, at)
+            if backward_inside:
+                out.sum().backward()
+        if not backward_inside:
+            out.sum().backward()
+        assert out.dtype == at.grad.dtype == torch.float
+        exact = dtype != torch.bfloat16
+        assert set(types) == {2 * (torch.float if exact else dtype, )}
+        wide = at.detach().double().requires_grad_()
+        double = want(x.double(), wide)
+        double.sum().backward()
+        close = dict(rtol=1e-5, atol=1e-5) if exact else dict(rtol=2e-2,
+                                                              atol=5e-2)
+        torch.testing.assert_close(out.double(), double, **close)
+        torch.testing.assert_close(at.grad.double(), wide.grad, **close)
+
+
 def test_second_derivatives() -> None:
     x = random()  # Is cast: the blockwise road.
     weight = torch.randn(5, 3, dtype=torch.double, requires_grad=True)

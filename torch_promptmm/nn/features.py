@@ -19,61 +19,83 @@ from torch_promptmm.nn.dense import matmul
 _BLOCK_SIZE = 2**22  # Elements of a block: 16 MiB in single precision.
 
 
-def row_blocks(x: Tensor, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    r"""Yields slices of rows and these rows of :obj:`x`, with the type and
-    on the device of :obj:`like`; all at once where nothing is to be
+def row_blocks(x: Tensor, like: Tensor,
+               dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    r"""Yields slices of rows and these rows of :obj:`x`, in the given type
+    and on the device of :obj:`like`; all at once where nothing is to be
     converted."""
-    if x.dtype == like.dtype and x.device == like.device:
+    if x.dtype == dtype and x.device == like.device:
         yield slice(0, x.size(0)), x
         return
     step = max(1, _BLOCK_SIZE // max(x.size(1), 1))
     for start in range(0, x.size(0), step):
         rows = slice(start, min(start + step, x.size(0)))
-        yield rows, x[rows].to(like.device, like.dtype)
+        yield rows, x[rows].to(like.device, dtype)
+
+
+def _product_type(x: Tensor, like: Tensor) -> torch.dtype:
+    r"""The type that features are multiplied in: that of the parameters, or
+    their own, where they are kept in what autocast asks for."""
+    kind = like.device.type
+    if (torch.is_autocast_enabled(kind)
+            and x.dtype == torch.get_autocast_dtype(kind)):
+        return x.dtype
+    return like.dtype
 
 
 class _MatMul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.x = x
+    def forward(ctx: Any, x: Tensor, weight: Tensor,
+                dtype: torch.dtype) -> Tensor:
+        ctx.x, ctx.dtype = x, dtype
         out = weight.new_empty(x.size(0), weight.size(1))
-        for rows, block in row_blocks(x, weight):
-            out[rows] = matmul(block, weight)
+        narrow = weight.to(dtype)
+        with torch.autocast(weight.device.type, enabled=False):
+            for rows, block in row_blocks(x, weight, dtype):
+                out[rows] = matmul(block, narrow)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, features_t_matmul(ctx.x, grad).t()
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        return None, _TMatMul.apply(ctx.x, grad, ctx.dtype).t(), None
 
 
 class _TMatMul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        ctx.x = x
+    def forward(ctx: Any, x: Tensor, y: Tensor,
+                dtype: torch.dtype) -> Tensor:
+        ctx.x, ctx.dtype = x, dtype
         out = y.new_zeros(y.size(1), x.size(1))
-        for rows, block in row_blocks(x, y):
-            out += matmul(y[rows].t(), block)
+        narrow = y.to(dtype)
+        with torch.autocast(y.device.type, enabled=False):
+            for rows, block in row_blocks(x, y, dtype):
+                out += matmul(narrow[rows].t(), block)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, features_matmul(ctx.x, grad.t())
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        return None, _MatMul.apply(ctx.x, grad.t(), ctx.dtype), None
 
 
 def features_matmul(x: Tensor, weight: Tensor) -> Tensor:
     r"""Returns :math:`\mathbf{X} \mathbf{W}` :math:`(n, d)` for features
-    :math:`(n, d_m)` and weights :math:`(d_m, d)`."""
+    :math:`(n, d_m)` and weights :math:`(d_m, d)`.
+
+    Under :class:`torch.autocast`, features that are kept in its type are
+    multiplied in it; all others in that of the weights, block by block.
+    """
     if x.requires_grad:
         return matmul(x.to(weight.device, weight.dtype), weight)
-    return _MatMul.apply(x, weight)
+    return _MatMul.apply(x, weight, _product_type(x, weight))
 
 
 def features_t_matmul(x: Tensor, y: Tensor) -> Tensor:
     r"""Returns :math:`\mathbf{Y}^{\top} \mathbf{X}` :math:`(d, d_m)` for
-    features :math:`(n, d_m)` and a matrix :math:`(n, d)`."""
+    features :math:`(n, d_m)` and a matrix :math:`(n, d)`, in the type that
+    :meth:`features_matmul` takes."""
     if x.requires_grad:
         return matmul(y.t(), x.to(y.device, y.dtype))
-    return _TMatMul.apply(x, y)
+    return _TMatMul.apply(x, y, _product_type(x, y))
 
 
 def checked_masks(masks: Mapping[str, Tensor] | None,

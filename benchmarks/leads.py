@@ -1,0 +1,290 @@
+"""Ways to make a step cheaper: what each is worth, kept or not.
+
+    python benchmarks/leads.py --threads 1
+    python benchmarks/leads.py --quick          # a small graph, to try it
+
+The graph is that of `speed.py`, and pairs are timed as there. Below 1x the
+way is faster than what it is compared with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from _bench import ALL_TERMS, BATCH, CHANNELS, Bench, Step, machine
+from _timing import HEADER, Row, ms, paired, use_cpu_clock
+
+from torch_promptmm.evaluate import evaluate_embeddings
+from torch_promptmm.nn import PropagatedFeatures, UserItemGraph, dense
+from torch_promptmm.nn.graph import CSRMatrix
+from torch_promptmm.train import RankingObjective, RankingTask
+
+
+def plain_step(bench: Bench) -> Step:
+    return Step(bench.plain_task(RankingObjective('bpr')))
+
+
+def distillation_step(bench: Bench) -> Step:
+    distiller = bench.distiller(**ALL_TERMS)
+    task = distiller.prepare(bench.data, 'student', bench.device)
+    distiller.train()
+    return Step(task)
+
+
+def teacher_step(bench: Bench) -> Step:
+    distiller = bench.distiller(setting='faithful')
+    task = distiller.prepare(bench.data, 'teacher', bench.device)
+    distiller.train()
+    return Step(task)
+
+
+STEPS: dict[str, Callable[[Bench], Step]] = {
+    'plain BPR step': plain_step,
+    'distillation step': distillation_step,
+    'teacher step': teacher_step,
+}
+
+
+def row(what: str, against: str, way: torch.Tensor,
+        usual: torch.Tensor) -> Row:
+    return Row(what, against, way / usual,
+               note=f'{ms(way)} against {ms(usual)}')
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    usual = dense.is_faster
+    dense.is_faster = lambda: False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        dense.is_faster = usual
+
+
+def library_rows(bench: Bench) -> Iterator[Row]:
+    """Dense products by oneDNN, and bfloat16 through autocast."""
+    for name, make in STEPS.items():
+        step = make(bench)
+
+        def mkl(step: Step = step) -> None:
+            with without_onednn():
+                step()
+
+        def half(step: Step = step) -> None:
+            with torch.autocast(bench.device.type, torch.bfloat16):
+                step()
+
+        times = paired({'step': step, 'mkl': mkl, 'half': half},
+                       bench.repeats)
+        yield row(f'{name}, dense products as `matmul` chooses',
+                  "torch's own products", times['step'], times['mkl'])
+        yield row(f'{name}, torch.autocast, bfloat16', 'single precision',
+                  times['half'], times['step'])
+        del step, mkl, half
+    user = torch.randn(bench.num_users, CHANNELS, device=bench.device)
+    item = torch.randn(bench.num_items, CHANNELS, device=bench.device)
+
+    def evaluate() -> None:
+        evaluate_embeddings(user, item, bench.held_out, bench.known, (20, 50))
+
+    def evaluate_mkl() -> None:
+        with without_onednn():
+            evaluate()
+
+    times = paired({'ours': evaluate, 'mkl': evaluate_mkl},
+                   max(bench.repeats // 2, 1))
+    yield row('evaluation of all users, as `matmul` chooses',
+              "torch's own products", times['ours'], times['mkl'])
+
+
+def compile_rows(bench: Bench) -> Iterator[Row]:
+    """The whole loss under torch.compile, by Inductor."""
+    for name, make in STEPS.items():
+        step = make(bench)
+        loss = torch.compile(step.task)
+
+        def compiled(step: Step = step,
+                     loss: Callable[..., object] = loss) -> None:
+            batch = step.sample()
+            step.optimizer.zero_grad(set_to_none=True)
+            loss(batch)[0].backward()  # type: ignore[index]
+            step.optimizer.step()
+
+        for _ in range(3):
+            compiled()
+        times = paired({'step': step, 'compiled': compiled}, bench.repeats)
+        yield row(f'{name}, torch.compile', 'as it is', times['compiled'],
+                  times['step'])
+        torch.compiler.reset()
+
+
+def order_rows(bench: Bench) -> Iterator[Row]:
+    """Numbers of users and items, by degree or by neighbourhood."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+    user, item = bench.edge_index.cpu()
+    sizes = bench.num_users, bench.num_items
+
+    def step(order: np.ndarray) -> Step:
+        rank = np.empty(sum(sizes), dtype=np.int64)
+        rank[order] = np.arange(sum(sizes))
+        new = [
+            torch.from_numpy(rank[at].argsort().argsort())[index]
+            for at, index in ((slice(0, sizes[0]), user),
+                              (slice(sizes[0], None), item))
+        ]
+        edge_index = torch.stack(new).to(bench.device)
+        task = RankingTask(bench.student(), UserItemGraph(edge_index, *sizes),
+                           edge_index, objective=RankingObjective('bpr'),
+                           l2=1e-3)
+        return Step(task)
+
+    node = torch.cat([user, item + sizes[0]]).numpy()
+    other = torch.cat([item + sizes[0], user]).numpy()
+    matrix = coo_matrix((np.ones(len(node)), (node, other)),
+                        shape=(sum(sizes), sum(sizes))).tocsr()
+    times = paired({
+        'as it is': plain_step(bench),
+        'random': step(np.random.default_rng(0).permutation(sum(sizes))),
+        'by degree': step(np.argsort(-np.diff(matrix.indptr),
+                                     kind='stable')),
+        'by neighbourhood (reverse Cuthill-McKee)': step(
+            reverse_cuthill_mckee(matrix, symmetric_mode=True)),
+    }, bench.repeats, dict.fromkeys(
+        ['as it is', 'random', 'by degree',
+         'by neighbourhood (reverse Cuthill-McKee)'], 3))
+    usual = times.pop('as it is')
+    for name, values in times.items():
+        yield row(f'plain BPR step, users and items {name}', 'as they come',
+                  values, usual)
+
+
+def sparse_rows(bench: Bench) -> Iterator[Row]:
+    """The sparse product itself."""
+    x = bench.student().item_embedding.weight.detach()
+    matrix = bench.graph.user_item
+    wide = CSRMatrix(matrix.crow.long(), matrix.col.long(), matrix.value,
+                     matrix.shape[1])
+    times = paired({
+        'bags': lambda: matrix.matmul(x),
+        'int32': lambda: torch.mm(matrix.tensor, x),
+        'int64': lambda: torch.mm(wide.tensor, x),
+    }, 3 * bench.repeats)
+    for name in ('int32', 'int64'):
+        yield row('R x as sums of bags', f'torch.sparse CSR, {name} indices',
+                  times['bags'], times[name])
+
+
+def feature_rows(bench: Bench) -> Iterator[Row]:
+    """Stage 1: how the features are kept."""
+    usual = teacher_step(bench)
+    steps: dict[str, Callable[[], object]] = {'single': usual}
+    for name, dtype in (('half', torch.half), ('bfloat16', torch.bfloat16)):
+        steps[name] = with_features(bench, {
+            key: x.to(dtype) for key, x in bench.features.items()
+        })
+    for channels in (64, 256):
+        if channels < min(bench.widths.values()):
+            steps[f'{channels} components'] = with_features(bench, {
+                key: x[:, :channels].contiguous()
+                for key, x in bench.features.items()
+            })
+    narrow = steps['bfloat16']
+
+    def autocast() -> None:
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            narrow()
+
+    steps['bfloat16, torch.autocast'] = autocast
+    model, graph = usual.task.model, usual.task.graph
+    tables = PropagatedFeatures(model, graph)
+
+    def propagated() -> None:
+        model.propagated = tables
+        usual()
+        model.propagated = None
+
+    steps['propagated, half'] = propagated
+    times = paired(steps, bench.repeats)
+    single = times.pop('single')
+    for name, values in times.items():
+        yield row(f'teacher step, features: {name}', 'single precision',
+                  values, single)
+
+
+def with_features(bench: Bench,
+                  features: dict[str, torch.Tensor]) -> Step:
+    usual = bench.features, bench.widths
+    bench._features = features
+    bench.widths = {name: x.size(1) for name, x in features.items()}
+    step = teacher_step(bench)
+    bench._features, bench.widths = usual
+    return step
+
+
+GROUPS = {
+    'library': library_rows,
+    'compile': compile_rows,
+    'order': order_rows,
+    'sparse': sparse_rows,
+    'features': feature_rows,
+}
+
+
+def markdown(rows: list[Row]) -> str:
+    keep = [HEADER.index(x) for x in ('what', 'against', 'measured',
+                                      'quartiles', 'note')]
+    lines = [HEADER, ['---'] * len(HEADER), *(row.cells() for row in rows)]
+    return '\n'.join('| ' + ' | '.join(line[i] for i in keep) + ' |'
+                     for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add('--device', default='cpu', help='cpu or cuda (default: cpu)')
+    add('--threads', type=int, default=1, help='(default: 1)')
+    add('--scale', type=float, default=None,
+        help='users, items and interactions, 1 is Electronics (default: 1)')
+    add('--repeats', type=int, default=None, help='rounds (default: 9)')
+    add('--quick', action='store_true',
+        help='a small graph and few rounds, to see that it works')
+    add('--clock', choices=['wall', 'cpu'], default='wall',
+        help='see speed.py (default: wall)')
+    add('--only', nargs='+', choices=[*GROUPS], default=[*GROUPS],
+        help='parts of the table (default: all)')
+    add('--output', help='also write the table to this file')
+    args = parser.parse_args()
+    if args.scale is None:
+        args.scale = 0.02 if args.quick else 1.0
+    if args.repeats is None:
+        args.repeats = 2 if args.quick else 9
+    if args.clock == 'cpu':
+        use_cpu_clock()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    bench = Bench(args, args.threads)
+    head = (f'Machine: {machine(args)}; scale {args.scale}; '
+            f'{args.threads} thread{"s" * (args.threads != 1)}; '
+            f'{args.clock} clock; batches of {BATCH}.')
+    print(head, flush=True)
+    rows = []
+    for name in args.only:
+        for each in GROUPS[name](bench):
+            rows.append(each)
+            print(' | '.join(each.cells()), flush=True)
+    text = f'{head}\n\n{markdown(rows)}\n'
+    print('\n' + text)
+    if args.output:
+        Path(args.output).write_text(text)
+
+
+if __name__ == '__main__':
+    main()
