@@ -11,6 +11,7 @@ folder. Epochs are chosen on validation, test is read once, at the end.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from peers import PyGLightGCN
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.data import held_out, read_graph
@@ -49,10 +51,27 @@ class Row:
     change: dict[str, Any] = field(default_factory=dict)  # stage 2
     against: str = ''  # The row of the paired test.
     turn: int = 0  # Rows of an early turn are run first, for all seeds.
+    features: str = ''  # How features are kept: a key of FEATURES.
 
     @property
     def key(self) -> str:
         return ''.join(c if c.isalnum() else '-' for c in self.name)
+
+
+def in_bfloat16(x: Tensor) -> Tensor:
+    return x.bfloat16()
+
+
+def components(x: Tensor, channels: int = 64) -> Tensor:
+    r"""The leading principal components of the standardised columns."""
+    mean, std = x.double().mean(dim=0), x.double().std(dim=0)
+    z = (x.double() - mean) / std.clamp(min=1e-12)
+    return (z @ torch.linalg.svd(z, full_matrices=False).Vh[:channels].T
+            ).float()
+
+
+# The second one is trained under torch.autocast, of bfloat16.
+FEATURES = {'64 components': components, 'bfloat16': in_bfloat16}
 
 
 def rows_of(planted: bool) -> list[Row]:
@@ -107,6 +126,17 @@ def rows_of(planted: bool) -> list[Row]:
             if any(getattr(settings, k) != v for k, v in change.items()):
                 rows.append(Row(f'{student}, no {part}', 'student', setting,
                                 {}, change, student, turn=2))
+    if not planted:
+        rows += [
+            Row(f'{model}, default, {name}', model, 'default', build, {},
+                f'{model}, default', turn=4, features=features)
+            for name, build, features in (
+                ('features propagated once', {'propagate_features': True},
+                 ''),
+                ('features rotated to 64 components', {}, '64 components'),
+                ('features and autocast in bfloat16', {}, 'bfloat16'))
+            for model in ('teacher', 'student')
+        ]
     return rows
 
 
@@ -132,6 +162,23 @@ class Bench:
         r"""Trains and evaluates a row, unless that was done before."""
         if self.path(row).exists():
             return
+        with torch.autocast('cpu', torch.bfloat16,
+                            enabled=row.features == 'bfloat16'):
+            self._run(row)
+
+    def splits(self, row: Row) -> tuple[HeteroData, HeteroData, HeteroData]:
+        r"""The graphs, with features as the row keeps them."""
+        out = []
+        for data in (self.train, self.val, self.test):
+            data = copy.copy(data)
+            if row.features:
+                view = read_graph(data, check_finite=False)
+                for name, x in view.features.items():
+                    data['item'][name] = FEATURES[row.features](x)
+            out.append(data)
+        return tuple(out)  # type: ignore[return-value]
+
+    def _run(self, row: Row) -> None:
         start = time.perf_counter()
         if row.model in ('pyg', 'lightgcn'):
             record, user, item, parameters = self._baseline(row)
@@ -195,7 +242,16 @@ class Bench:
         return (summary(history), *task.embeddings(), count(model))
 
     def _ours(self, row: Row) -> Any:
-        distiller, record = self._teacher(row)
+        train, val, test = self.splits(row)
+        distiller, record = self._teacher(row, train, val)
+        if row.features == '64 components':
+            full = read_graph(self.train, check_finite=False).features
+            few = read_graph(train, check_finite=False).features
+            # Standardised columns have variance 1 each.
+            record['kept'] = {
+                name: float(few[name].var(dim=0).sum()) / x.size(1)
+                for name, x in full.items()
+            }
         if row.model == 'teacher':
             return (record, *distiller.embeddings('teacher'),
                     count(distiller.teacher) + count(distiller.prompt))
@@ -204,23 +260,23 @@ class Bench:
                                   distiller.student.num_items, 64, 2)
         distiller = PromptMMDistiller(distiller.teacher, student,
                                       setting=row.setting, **row.change)
-        history = distiller.fit_student(self.train, self.val, **self.fit)
+        history = distiller.fit_student(train, val, **self.fit)
         record = summary(history)
         record['teacher_after'] = distiller.evaluate(
-            self.test, 20, model='teacher')['recall@20']
+            test, 20, model='teacher')['recall@20']
         return record, *distiller.embeddings(), count(student)
 
-    def _teacher(self, row: Row) -> Any:
-        name = f'teacher, {row.setting}, {sorted(row.build.items())}'
+    def _teacher(self, row: Row, train: HeteroData, val: HeteroData) -> Any:
+        name = (f'teacher, {row.setting}, {sorted(row.build.items())}'
+                f'{row.features}')
         same = Row(name, 'teacher', row.setting, row.build)
         path, notes = self.path(same, 'safetensors'), self.path(same, 'txt')
         if path.exists() and notes.exists():
             return PromptMMDistiller.load(path), json.loads(notes.read_text())
-        distiller = PromptMMDistiller.from_data(self.train, 64,
-                                                seed=self.seed,
+        distiller = PromptMMDistiller.from_data(train, 64, seed=self.seed,
                                                 setting=row.setting,
                                                 **row.build)
-        history = distiller.fit_teacher(self.train, self.val, **self.fit)
+        history = distiller.fit_teacher(train, val, **self.fit)
         record = summary(history)
         ratio = distiller.teacher.prompt_ratio()  # type: ignore
         record['prompt_ratio'] = ratio
@@ -260,7 +316,7 @@ def groups_of(rows: list[Row]) -> list[list[Row]]:
     out: dict[tuple[int, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.turn):
         shared = row.model in ('teacher', 'student')
-        key = f'{row.setting} {sorted(row.build.items())}'
+        key = f'{row.setting} {sorted(row.build.items())} {row.features}'
         key = key if shared else row.name
         out.setdefault((row.turn, key), []).append(row)
     return list(out.values())
@@ -314,6 +370,13 @@ def table(rows: list[Row], runs: Path, seeds: list[int]) -> str:
     if ratios:
         text += ("\n\nNorm of the prompt's part over that of the features' "
                  "own part after stage 1:\n\n" + '\n'.join(ratios))
+    for row in rows:
+        for record in records.get(row.name, [])[:1]:
+            if 'kept' in record:
+                text += f'\n\nVariance that {row.features} keep: ' + ', '.join(
+                    f'{name} {value:.3f}'
+                    for name, value in record['kept'].items())
+                break
     if drift:
         text += ('\n\nTest R@20 of the teacher after stage 2 has tuned its '
                  'prompt:\n\n' + '\n'.join(drift))
@@ -397,7 +460,7 @@ def main() -> None:
     fit = {'epochs': args.epochs, 'patience': args.patience,
            'min_epochs': args.min_epochs}
     jobs = [(where, fit, str(runs), seed, group)
-            for turn in range(4) for seed in seeds
+            for turn in range(5) for seed in seeds
             for group in groups_of(rows) if group[0].turn == turn
             and (turn < 2 or seed < args.ablation_seeds)
             and not args.table_only]
