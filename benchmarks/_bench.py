@@ -9,11 +9,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from _timing import use_cpu_clock
 from torch import Tensor
 
 from torch_promptmm import PromptMMDistiller
@@ -171,3 +172,38 @@ def machine(args: argparse.Namespace) -> str:
     return (f'{name}, {os.cpu_count()} cores, load '
             f'{os.getloadavg()[0]:.1f}; torch {torch.__version__}; '
             f'{time.strftime("%Y-%m-%d %H:%M")}')
+
+
+def parse(doc: str | None, groups: Iterable[str],
+          threads: list[int]) -> argparse.Namespace:
+    """The options that benchmarks on this graph have in common."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add('--device', default='cpu', help='cpu or cuda (default: cpu)')
+    add('--threads', type=int, nargs='+', default=None,
+        help=f'numbers of threads (default: {threads}; --quick: 1)')
+    add('--scale', type=float, default=None,
+        help='users, items and interactions, 1 is Electronics (default: 1)')
+    add('--repeats', type=int, default=None, help='rounds (default: 9)')
+    add('--quick', action='store_true',
+        help='a small graph and few rounds, to see that it works')
+    add('--clock', choices=['wall', 'cpu'], default='wall',
+        help='cpu: the time of this process alone, where others share the\n'
+        'machine; with one thread only (default: wall)')
+    add('--only', nargs='+', choices=[*groups], default=[*groups],
+        help='parts of the table (default: all)')
+    add('--output', help='also write the table to this file')
+    args = parser.parse_args()
+    if args.scale is None:
+        args.scale = 0.02 if args.quick else 1.0
+    if args.repeats is None:
+        args.repeats = 2 if args.quick else 9
+    if args.threads is None:
+        small = args.quick or args.device != 'cpu'
+        args.threads = [1] if small else threads
+    if args.clock == 'cpu':
+        use_cpu_clock()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads[0])
+    return args

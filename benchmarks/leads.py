@@ -9,15 +9,14 @@ way is faster than what it is compared with.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from _bench import ALL_TERMS, BATCH, CHANNELS, Bench, Step, machine
-from _timing import HEADER, Row, ms, paired, use_cpu_clock
+from _bench import ALL_TERMS, BATCH, CHANNELS, Bench, Step, machine, parse
+from _timing import HEADER, Row, ms, paired
 
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.nn import PropagatedFeatures, UserItemGraph, dense
@@ -246,33 +245,10 @@ def markdown(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    add = parser.add_argument
-    add('--device', default='cpu', help='cpu or cuda (default: cpu)')
-    add('--threads', type=int, default=1, help='(default: 1)')
-    add('--scale', type=float, default=None,
-        help='users, items and interactions, 1 is Electronics (default: 1)')
-    add('--repeats', type=int, default=None, help='rounds (default: 9)')
-    add('--quick', action='store_true',
-        help='a small graph and few rounds, to see that it works')
-    add('--clock', choices=['wall', 'cpu'], default='wall',
-        help='see speed.py (default: wall)')
-    add('--only', nargs='+', choices=[*GROUPS], default=[*GROUPS],
-        help='parts of the table (default: all)')
-    add('--output', help='also write the table to this file')
-    args = parser.parse_args()
-    if args.scale is None:
-        args.scale = 0.02 if args.quick else 1.0
-    if args.repeats is None:
-        args.repeats = 2 if args.quick else 9
-    if args.clock == 'cpu':
-        use_cpu_clock()
-    torch.manual_seed(0)
-    torch.set_num_threads(args.threads)
-    bench = Bench(args, args.threads)
+    args = parse(__doc__, GROUPS, [1])
+    bench = Bench(args, args.threads[0])
     head = (f'Machine: {machine(args)}; scale {args.scale}; '
-            f'{args.threads} thread{"s" * (args.threads != 1)}; '
+            f'threads: {args.threads[0]}; '
             f'{args.clock} clock; batches of {BATCH}.')
     print(head, flush=True)
     rows = []

@@ -13,7 +13,6 @@ memory kept for it too.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from _bench import (
     cheap_reduction,
     machine,
     naive_reduction,
+    parse,
 )
 from _pyg_steps import PyGStep, pyg_evaluate
 from _timing import (
@@ -37,7 +37,6 @@ from _timing import (
     ms,
     number,
     paired,
-    use_cpu_clock,
 )
 
 from torch_promptmm.evaluate import evaluate_embeddings
@@ -352,38 +351,8 @@ def profile(bench: Bench) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    add = parser.add_argument
-    add('--device', default='cpu', help='cpu or cuda (default: cpu)')
-    add('--threads', type=int, nargs='+', default=None,
-        help='numbers of threads (default: 1, then all)')
-    add('--scale', type=float, default=None,
-        help='users, items and interactions, 1 is Electronics (default: 1)')
-    add('--repeats', type=int, default=None, help='rounds (default: 9)')
-    add('--quick', action='store_true',
-        help='a small graph and few rounds, to see that it works')
-    add('--clock', choices=['wall', 'cpu'], default='wall',
-        help='cpu: the time of this process alone, where others share the\n'
-        'machine; with one thread only (default: wall)')
-    add('--only', nargs='+', choices=[*GROUPS, 'profile'],
-        default=[*GROUPS, 'profile'],
-        help='parts of the table (default: all)')
-    add('--output', help='also write the table to this file')
-    args = parser.parse_args()
-    if args.scale is None:
-        args.scale = 0.02 if args.quick else 1.0
-    if args.repeats is None:
-        args.repeats = 2 if args.quick else 9
-    if args.threads is None:
-        args.threads = [1]
-        if not args.quick and args.device == 'cpu':
-            args.threads += [os.cpu_count() or 1] * (os.cpu_count() != 1)
-    if args.clock == 'cpu':
-        use_cpu_clock()
-    torch.manual_seed(0)
-    torch.set_num_threads(args.threads[0])
-
+    cores = os.cpu_count() or 1
+    args = parse(__doc__, [*GROUPS, 'profile'], [1] + [cores] * (cores > 1))
     text = [f'Machine: {machine(args)}; scale {args.scale}; '
             f'{args.clock} clock.']
     print(text[0], flush=True)
