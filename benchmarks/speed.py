@@ -207,7 +207,7 @@ def evaluation_rows(bench: Bench) -> Iterator[Row]:
 
     times = paired({
         'ours': lambda: evaluate_embeddings(user, item, bench.held_out,
-                                            bench.known, (20, 50)),
+                                            bench.known, 50),
         'bare': lambda: bare(chunk),
         'small': lambda: bare(small),
         'product': product,

@@ -39,20 +39,24 @@ class KnownItems:
     """
     def __init__(self, edge_index: Tensor, num_users: int) -> None:
         user, item = edge_index
-        order = user.argsort(stable=True)
+        if not bool((user[1:] >= user[:-1]).all()):
+            order = user.argsort(stable=True)
+            user, item = user.index_select(0, order), item[order]
         self.degree = torch.bincount(user, minlength=num_users)
         self.start = self.degree.cumsum(0) - self.degree
-        self.item = item[order]
+        self.item = item
 
     def mask_(self, scores: Tensor, user: Tensor) -> Tensor:
         r"""Sets the scores :math:`(B, I)` of what :obj:`user` :math:`(B)`
-        knows to :math:`-\infty`, in place."""
+        knows to :math:`-\infty`, in place; the scores must be contiguous."""
         degree = self.degree.index_select(0, user)
         row = torch.repeat_interleave(degree)
         first = self.start.index_select(0, user) - degree.cumsum(0) + degree
         index = first.index_select(0, row)
         index += torch.arange(index.numel(), device=index.device)
-        scores[row, self.item.index_select(0, index)] = float('-inf')
+        flat = self.item.index_select(0, index)
+        flat += row * scores.size(1)
+        scores.view(-1).index_fill_(0, flat, float('-inf'))
         return scores
 
 

@@ -19,6 +19,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls, linear = [], dense._linear
     monkeypatch.setattr(dense, 'is_faster', lambda: True)
     monkeypatch.setattr(dense, '_SMALLEST', 0)
+    monkeypatch.setattr(dense, '_WIDE_ENOUGH', 0)
     monkeypatch.setattr(dense, '_linear', lambda x, weight:
                         (calls.append(1), linear(x, weight))[1])
     return calls
@@ -116,11 +117,31 @@ def test_small_products_stay_with_torch(onednn, monkeypatch) -> None:
     assert onednn
 
 
+def test_a_copy_must_pay(onednn, monkeypatch) -> None:
+    monkeypatch.setattr(dense, '_WIDE_ENOUGH', 6)
+    dense.matmul(leaf(5, 9, 'columns'), leaf(9, 5))
+    assert not onednn
+    dense.matmul(leaf(5, 9, 'columns'), leaf(9, 6))
+    dense.matmul(leaf(5, 9), leaf(9, 5))
+    assert len(onednn) == 2
+
+
 def test_large_gaps_are_not_copied(onednn, monkeypatch) -> None:
     monkeypatch.setattr(dense, '_LARGEST_COPY', 11)
     a, b = leaf(4, 3, 'gaps'), leaf(3, 5)
     torch.testing.assert_close(dense.matmul(a, b), a @ b)
     assert not onednn
+
+
+def test_onednn_may_fail(monkeypatch) -> None:
+    class Fails:
+        @staticmethod
+        def _linear_pointwise(*args: object) -> Tensor:
+            raise RuntimeError('could not create a primitive')
+
+    monkeypatch.setattr(torch.ops, 'mkldnn', Fails)
+    x, weight = torch.randn(4, 3), torch.randn(5, 3)
+    torch.testing.assert_close(dense._linear(x, weight), x @ weight.t())
 
 
 def test_shapes_that_do_not_fit(onednn) -> None:

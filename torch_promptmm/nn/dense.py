@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SMALLEST = 2**20  # Multiplications from which the detour pays.
+_SMALLEST = 2**22  # Multiplications from which the detour pays.
+# Of two matrices with their common dimension in rows one is copied into order:
+# the width of the other one from which that pays.
+_WIDE_ENOUGH = 256
 _CPUINFO = Path('/proc/cpuinfo')
 _LARGEST_COPY = 2**22  # Elements with gaps between them that are copied.
 
@@ -57,7 +60,9 @@ def _pays(a: Tensor, b: Tensor) -> bool:
             and is_faster() and _enabled()
             and not torch.is_autocast_enabled('cpu')
             and a.size(1) == b.size(0)  # torch's own error, if not.
-            and _is_usable(a) and _is_usable(b))
+            and _is_usable(a) and _is_usable(b)
+            and (a.is_contiguous()
+                 or max(a.size(0), b.size(1)) >= _WIDE_ENOUGH))
 
 
 def _is_usable(x: Tensor) -> bool:
@@ -73,7 +78,7 @@ class _MatMul(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         a, b = (x if _is_dense(x) else x.contiguous() for x in (a, b))
         ctx.save_for_backward(a, b)
-        if not a.is_contiguous() and a.numel() > b.numel():
+        if not a.is_contiguous() and a.size(0) > b.size(1):
             # The first argument is copied into order, the second one is not.
             return _linear(b.t(), a).t().contiguous()
         return _linear(a, b.t())
@@ -87,4 +92,8 @@ class _MatMul(torch.autograd.Function):
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     r""":math:`\mathbf{X} \mathbf{W}^{\top}`."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [], '')
+    try:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [],
+                                                  '')
+    except RuntimeError:  # It needs memory for its code and work space.
+        return torch.mm(x, weight.t())

@@ -52,7 +52,10 @@ class _MatMul(torch.autograd.Function):
         narrow = weight.to(dtype)
         with torch.autocast(weight.device.type, enabled=False):
             for rows, block in row_blocks(x, weight, dtype):
-                out[rows] = matmul(block, narrow)
+                part = matmul(block, narrow)
+                if part.shape == out.shape:  # All at once.
+                    return part.to(weight.dtype)
+                out[rows] = part
         return out
 
     @staticmethod

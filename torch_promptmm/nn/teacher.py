@@ -254,9 +254,12 @@ class MultimodalTeacher(torch.nn.Module):
              modalities: dict[str, tuple[Tensor, Tensor]]) -> TeacherOutput:
         r"""Adds the modalities to the ID embeddings, row by row."""
         if self.fusion_weight > 0.0:
-            for x_user, x_item in modalities.values():
-                user = user + unit_rows(x_user, self.fusion_weight)
-                item = item + unit_rows(x_item, self.fusion_weight)
+            for number, (x_user, x_item) in enumerate(modalities.values()):
+                part_user = unit_rows(x_user, self.fusion_weight)
+                part_item = unit_rows(x_item, self.fusion_weight)
+                # In place on the first sum, which nothing else holds.
+                add = torch.add if number == 0 else Tensor.add_
+                user, item = add(user, part_user), add(item, part_item)
         return TeacherOutput(user, item, modalities)
 
     def propagate(

@@ -31,7 +31,7 @@ from torch_promptmm.train.checkpoint import (
     set_rng_state,
 )
 from torch_promptmm.train.history import History
-from torch_promptmm.train.memory import kept_memory
+from torch_promptmm.train.memory import kept_memory, release_memory
 from torch_promptmm.train.task import Task
 
 Metrics = dict[str, float]
@@ -249,6 +249,8 @@ class _Run:
                 self._check_finite(total, terms, number)
             total.backward()
             self.optimizer.step()
+            if len(self.history) == 0 and not sums:
+                release_memory()
             for key, value in (('loss', total), *terms.items()):
                 value = value.detach() * batch.user.numel()
                 sums[key] = sums[key] + value if key in sums else value
@@ -260,7 +262,9 @@ class _Run:
         record['time'] = time.perf_counter() - start
         if self.validate is not None and (number % self.eval_every == 0
                                           or number == self.epochs):
+            release_memory()  # The ranking needs other sizes than a step.
             metrics = self.validate()
+            release_memory()
             if self.metric not in metrics:
                 raise ValueError(f"'metric' must be one of "
                                  f"{sorted(metrics)} (got {self.metric!r})")

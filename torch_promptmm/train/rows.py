@@ -74,7 +74,9 @@ class ScoredRows:
     def margin(self) -> Tensor:
         r"""Score of the positive minus that of the row's first negative, or
         of one of the shared ones where it has none :math:`(B)`."""
-        if self.rows.negative.size(1) > 0:
+        if self.rows.negative.size(1) > 1:  # Those of its list.
+            return self._own_scores[0] - self._own_scores[1][:, 0]
+        if self.rows.negative.size(1) == 1:
             negative = self.negative[:, 0]
         else:
             negative = self.shared.index_select(0, self._own_shared)
@@ -94,18 +96,28 @@ class ScoredRows:
         user, num = self.batch.user, self.batch.shared.numel()
         return torch.arange(user.numel(), device=user.device) % num
 
+    @cached_property
+    def _own_scores(self) -> tuple[Tensor, Tensor]:
+        r"""Scores of the positive :math:`(B)` and of the row's own negatives
+        :math:`(B, n)`."""
+        negative = self.negative.transpose(0, 1)  # As it lies in memory.
+        return ((self.user * self.positive).sum(dim=-1),
+                # Ten times as fast as a product of batches.
+                (negative * self.user).sum(dim=-1).t())
+
     def lists(self, temperature: float) -> ScoreLists:
         r"""Scores of the positive and of the shared negatives, or of the
         row's own where none are shared, over a temperature."""
         if temperature not in self._lists:
-            user = self.user
-            if temperature != 1.0:
-                user = user / temperature
-            positive = (user * self.positive).sum(dim=-1)
             if self.shared.size(0) > 0:
+                user = self.user
+                if temperature != 1.0:
+                    user = user / temperature
+                positive = (user * self.positive).sum(dim=-1)
                 negative = matmul(user, self.shared.t())
-            else:  # Ten times as fast as a product of batches.
-                negative = (self.negative * user.unsqueeze(1)).sum(dim=-1)
+            else:
+                positive, negative = (x / temperature
+                                      for x in self._own_scores)
             self._lists[temperature] = ScoreLists(positive, negative,
                                                   self.mask)
         return self._lists[temperature]
