@@ -20,14 +20,14 @@ from torch_geometric.metrics import (
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from torch_promptmm.checks import check_int
-from torch_promptmm.nn.dense import matmul
+from torch_promptmm.nn.dense import FixedProduct
 
 # Scores of a chunk take about 64 MiB.
 _CHUNK_ELEMENTS = 2**24
 # On a CPU, 8 MiB of them at a time are made, masked and ranked while they are
 # in the cache.
 _CACHE_ELEMENTS = 2**21
-_BLOCK = 16
+_BLOCK = 12
 
 
 class KnownItems:
@@ -105,16 +105,17 @@ class _Ranking:
     r"""The best of all items, on a CPU in two steps: those among the maxima
     of blocks of items, then among the items of these blocks."""
     def __init__(self, item_emb: Tensor, k: int) -> None:
-        self.transposed, self.k = item_emb.t(), k
+        self.k = k
         self.num_items, self.num_blocks, self.num_rows = item_emb.size(0), 0, 0
-        if item_emb.device.type != 'cpu' or self.num_items == 0:
+        if item_emb.device.type == 'cpu' and self.num_items > 0:
+            self.num_rows = torch.get_num_threads() * max(
+                _CACHE_ELEMENTS // self.num_items, 16)
+        self.product = FixedProduct(item_emb, self.num_rows)
+        if self.num_rows == 0:
             return
-        self.num_rows = torch.get_num_threads() * max(
-            _CACHE_ELEMENTS // self.num_items, 16)
         if 2 * _BLOCK * k < self.num_items:
             # An item's block is its number modulo the number of blocks; the
             # last few items, which fill no row of blocks, are all looked at.
-            self.transposed = self.transposed.contiguous()
             self.num_blocks = self.num_items // _BLOCK
             self.first = torch.arange(_BLOCK) * self.num_blocks
             self.rest = torch.arange(_BLOCK * self.num_blocks, self.num_items)
@@ -122,7 +123,7 @@ class _Ranking:
     def scores(self, user: Tensor) -> Tensor:
         r"""Scores of all items for embeddings of users :math:`(b, d)`."""
         with torch.autocast(user.device.type, enabled=False):  # Exact.
-            return matmul(user, self.transposed)
+            return self.product(user)
 
     def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         r"""The values and the items of the best of :meth:`scores`."""

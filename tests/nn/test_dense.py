@@ -144,6 +144,42 @@ def test_onednn_may_fail(monkeypatch) -> None:
     torch.testing.assert_close(dense._linear(x, weight), x @ weight.t())
 
 
+@pytest.mark.parametrize('num_rows', [1, 7, 40])
+@pytest.mark.parametrize('layout', ['rows', 'columns', 'gaps'])
+def test_fixed_product(onednn, num_rows: int, layout: str) -> None:
+    weight = leaf(30, 16, layout)
+    product = dense.FixedProduct(weight, num_rows)
+    assert product._packed is not None
+    for rows in (1, num_rows, num_rows + 3, 0):
+        x = leaf(rows, 16)
+        out = product(x)
+        assert not out.requires_grad
+        a, b = float64(x, weight)
+        np.testing.assert_allclose(out, a @ b.T, atol=2e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.double])
+def test_fixed_product_of_other_types(onednn, dtype: torch.dtype) -> None:
+    weight, x = leaf(30, 16).to(dtype), leaf(5, 16).to(dtype)
+    product = dense.FixedProduct(weight, 5)
+    assert torch.equal(product(x), x @ weight.t())
+    assert not onednn
+
+
+def test_fixed_product_where_onednn_fails(monkeypatch, onednn) -> None:
+    weight, x = torch.randn(30, 16), torch.randn(5, 16)
+    packed = dense.FixedProduct(weight, 5)
+
+    class Fails:
+        @staticmethod
+        def _linear_pointwise(*args: object) -> Tensor:
+            raise RuntimeError('could not create a primitive')
+
+    monkeypatch.setattr(torch.ops, 'mkldnn', Fails)
+    for product in (packed, dense.FixedProduct(weight, 5)):
+        torch.testing.assert_close(product(x), x @ weight.t())
+
+
 def test_shapes_that_do_not_fit(onednn) -> None:
     with pytest.raises(RuntimeError, match='4x3 and 4x5'):
         dense.matmul(leaf(4, 3), leaf(4, 5))

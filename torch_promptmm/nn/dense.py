@@ -52,17 +52,21 @@ def _enabled() -> bool:
 
 
 def _pays(a: Tensor, b: Tensor) -> bool:
-    return (not torch.compiler.is_compiling()
-            and a.dtype == b.dtype == torch.float
-            and a.device.type == b.device.type == 'cpu'
-            and a.dim() == b.dim() == 2
-            and a.size(0) * a.size(1) * b.size(1) >= max(_SMALLEST, 1)
-            and is_faster() and _enabled()
-            and not torch.is_autocast_enabled('cpu')
+    return (a.dim() == b.dim() == 2
             and a.size(1) == b.size(0)  # torch's own error, if not.
+            and a.dtype == b.dtype and a.device == b.device
+            and _applies(a, a.size(0) * a.size(1) * b.size(1))
             and _is_usable(a) and _is_usable(b)
             and (a.is_contiguous()
                  or max(a.size(0), b.size(1)) >= _WIDE_ENOUGH))
+
+
+def _applies(x: Tensor, multiplications: int) -> bool:
+    return (not torch.compiler.is_compiling()
+            and x.dtype == torch.float and x.device.type == 'cpu'
+            and multiplications >= max(_SMALLEST, 1)
+            and is_faster() and _enabled()
+            and not torch.is_autocast_enabled('cpu'))
 
 
 def _is_usable(x: Tensor) -> bool:
@@ -90,10 +94,37 @@ class _MatMul(torch.autograd.Function):
                 matmul(a.t(), grad) if ctx.needs_input_grad[1] else None)
 
 
+class FixedProduct:
+    r"""Products :math:`\mathbf{X} \mathbf{W}^{\top}` of many matrices with one
+    that stays, without a gradient; see :func:`matmul`.
+
+    Args:
+        weight (torch.Tensor): :math:`\mathbf{W}` :math:`(n, k)`.
+        num_rows (int): How many rows :math:`\mathbf{X}` has most of the
+            time.
+    """
+    def __init__(self, weight: Tensor, num_rows: int) -> None:
+        self.weight = weight.detach()
+        self._packed: Tensor | None = None
+        if _applies(weight, num_rows * weight.numel()):
+            try:  # In the order that the kernel reads it in.
+                self._packed = torch.ops.mkldnn._reorder_linear_weight(
+                    self.weight.contiguous(), num_rows)
+            except (AttributeError, RuntimeError):
+                pass
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed is None:
+            return matmul(x.detach(), self.weight.t())
+        return _linear(x.detach(), self._packed)
+
+
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     r""":math:`\mathbf{X} \mathbf{W}^{\top}`."""
     try:
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [],
                                                   '')
     except RuntimeError:  # It needs memory for its code and work space.
+        if weight.is_mkldnn:
+            weight = weight.to_dense()
         return torch.mm(x, weight.t())
