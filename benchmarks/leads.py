@@ -174,7 +174,7 @@ def sparse_rows(bench: Bench) -> Iterator[Row]:
         'bags': lambda: matrix.matmul(x),
         'int32': lambda: torch.mm(matrix.tensor, x),
         'int64': lambda: torch.mm(wide.tensor, x),
-    }, 3 * bench.repeats)
+    }, bench.repeats, {'bags': 20, 'int32': 20, 'int64': 20})
     for name in ('int32', 'int64'):
         yield row('R x as sums of bags', f'torch.sparse CSR, {name} indices',
                   times['bags'], times[name])

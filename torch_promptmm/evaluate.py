@@ -2,10 +2,7 @@ r"""All-ranking evaluation: every item for every user, in chunks of users."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
@@ -143,31 +140,14 @@ class _Ranking:
 def _largest(x: Tensor, k: int) -> Tensor:
     r"""The columns of the :obj:`k` largest entries of each row, in any
     order."""
-    if x.dtype not in (torch.float, torch.double):
-        return x.topk(k, dim=1, sorted=False).indices
     # NumPy partitions with the processor's vector instructions, four times as
-    # fast as topk; a part of the rows for each thread.
-    x, first = x.detach(), x.size(1) - k
-    out = np.empty((x.size(0), k), dtype=np.int64)
-
-    def run(rows: slice) -> None:
-        index = np.argpartition(x[rows].numpy(), first, axis=1)
-        out[rows] = index[:, first:]
-
-    threads = torch.get_num_threads()
-    step = -(-x.size(0) // threads)
-    parts = [slice(i, i + step) for i in range(0, x.size(0), step)]
-    if len(parts) == 1:
-        run(parts[0])
-    else:
-        list(_pool(threads, os.getpid()).map(run, parts))
-    return torch.from_numpy(out)
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    # A forked process has none of its parent's threads.
-    return ThreadPoolExecutor(threads, 'torch_promptmm-evaluate')
+    # fast as topk, which has all threads.
+    if (x.dtype not in (torch.float, torch.double) or x.device.type != 'cpu'
+            or torch.get_num_threads() >= 4):
+        return x.topk(k, dim=1, sorted=False).indices
+    first = x.size(1) - k
+    index = np.argpartition(x.detach().numpy(), first, axis=1)[:, first:]
+    return torch.from_numpy(np.ascontiguousarray(index))
 
 
 def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:
