@@ -219,6 +219,25 @@ def test_autocast_changes_no_rank() -> None:
     assert value.dtype == torch.float
 
 
+def test_known_items_in_any_integer_type() -> None:
+    known = torch.tensor([[0, 1], [2, 3]])
+    emb = torch.eye(2, 4), torch.randn(6, 4)
+    held_out = torch.tensor([[0, 1], [1, 1]])
+    want = evaluate_embeddings(*emb, held_out, known, k=3)
+    assert evaluate_embeddings(*emb, held_out, known.int(), k=3) == want
+    kept = KnownItems(known, 2)
+    known[1].fill_(5)  # The caller's own tensor.
+    assert kept.item.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize('item', [-1, 6])
+def test_known_items_that_are_none(item: int) -> None:
+    known = torch.tensor([[1], [item]])
+    with pytest.raises(ValueError, match=f'got {item}'):
+        evaluate_embeddings(torch.randn(2, 4), torch.randn(6, 4),
+                            torch.tensor([[0, 1], [1, 1]]), known, k=3)
+
+
 def test_no_user_at_all() -> None:
     chunks = list(top_items(*embeddings(distinct_scores(2, 3, 0)),
                             torch.empty(0, dtype=torch.long), 2))

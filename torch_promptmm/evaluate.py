@@ -35,10 +35,16 @@ class KnownItems:
         num_users (int): The number of users.
     """
     def __init__(self, edge_index: Tensor, num_users: int) -> None:
-        user, item = edge_index
+        user, item = edge_index.long()
+        self.max_item = int(item.max()) if item.numel() > 0 else -1
+        if item.numel() > 0 and int(item.min()) < 0:
+            raise ValueError(f'The known items must not be negative (got '
+                             f'{int(item.min())})')
         if not bool((user[1:] >= user[:-1]).all()):
             order = user.argsort(stable=True)
             user, item = user.index_select(0, order), item[order]
+        else:  # Not the caller's own.
+            item = item.clone()
         self.degree = torch.bincount(user, minlength=num_users)
         self.start = self.degree.cumsum(0) - self.degree
         self.item = item
@@ -46,6 +52,9 @@ class KnownItems:
     def mask_(self, scores: Tensor, user: Tensor) -> Tensor:
         r"""Sets the scores :math:`(B, I)` of what :obj:`user` :math:`(B)`
         knows to :math:`-\infty`, in place; the scores must be contiguous."""
+        if self.max_item >= scores.size(1):
+            raise ValueError(f'The known items must be in [0, '
+                             f'{scores.size(1)}) (got {self.max_item})')
         degree = self.degree.index_select(0, user)
         row = torch.repeat_interleave(degree)
         first = self.start.index_select(0, user) - degree.cumsum(0) + degree

@@ -69,18 +69,49 @@ def test_any_shape(m: int, k: int, n: int) -> None:
     np.testing.assert_allclose(value, x @ y, atol=5e-5)
 
 
-def test_second_derivative(onednn) -> None:
-    def derive(matmul, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-        a, b = (x.detach().to(dtype).requires_grad_() for x in (a, b))
-        first, = torch.autograd.grad(matmul(a, b).square().sum(), a,
+@pytest.mark.parametrize('gaps', [False, True])
+def test_second_derivative(onednn, gaps: bool) -> None:
+    def derive(matmul, x: Tensor, b: Tensor,
+               dtype: torch.dtype) -> list[Tensor]:
+        x, b = (z.to(dtype).requires_grad_() for z in (x, b))
+        a = x[:, :5] if gaps else x
+        first, = torch.autograd.grad(matmul(a, b).square().sum(), b,
                                      create_graph=True)
-        return torch.autograd.grad(first.square().sum(), b)[0]
+        return list(torch.autograd.grad(first.square().sum(), (x, b)))
 
-    a, b = leaf(6, 5), leaf(5, 4)
-    want = derive(torch.matmul, a, b, torch.double)
-    got = derive(dense.matmul, a, b, torch.float)
+    x, b = torch.randn(6, 10 if gaps else 5), torch.randn(5, 4)
+    want = derive(torch.matmul, x, b, torch.double)
+    got = derive(dense.matmul, x, b, torch.float)
     assert onednn
-    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-3)
+    for value, exact in zip(got, want, strict=True):
+        torch.testing.assert_close(value.double(), exact, rtol=1e-4,
+                                   atol=1e-2)
+
+
+def test_what_it_keeps_must_not_change(onednn) -> None:
+    a, b = leaf(6, 5, 'gaps').detach(), leaf(5, 4)
+    out = dense.matmul(a, b)
+    a.zero_()
+    with pytest.raises(RuntimeError, match='modified by an inplace'):
+        out.sum().backward()
+
+
+def test_the_result_may_be_changed(onednn) -> None:
+    for n in (1, 3):
+        a, b = leaf(9, 4, 'columns'), leaf(4, n)
+        dense.matmul(a, b).add_(1).sum().backward()
+        np.testing.assert_allclose(b.grad, float64(a)[0].sum(0)[:, None]
+                                   .repeat(n, 1), atol=1e-5)
+
+
+def test_torch_func_and_forward_mode(onednn) -> None:
+    a, b, t = torch.randn(6, 5), torch.randn(5, 4), torch.randn(5, 4)
+    grad = torch.func.grad(lambda z: dense.matmul(a, z).square().sum())(b)
+    torch.testing.assert_close(grad, 2 * a.t() @ (a @ b))
+    out, tangent = torch.func.jvp(lambda z: dense.matmul(a, z), (b, ), (t, ))
+    torch.testing.assert_close(out, a @ b)
+    torch.testing.assert_close(tangent, a @ t)
+    assert onednn
 
 
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.double])

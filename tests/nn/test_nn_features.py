@@ -78,6 +78,13 @@ def test_autocast(monkeypatch, dtype: torch.dtype,
         torch.testing.assert_close(at.grad.double(), wide.grad, **close)
 
 
+def test_devices_without_autocast() -> None:
+    x, weight = torch.empty(3, 4, device='meta'), torch.empty(4, 2,
+                                                              device='meta')
+    assert features_matmul(x, weight).shape == (3, 2)
+    assert features_t_matmul(x, weight.new_empty(3, 2)).shape == (2, 4)
+
+
 def test_second_derivatives() -> None:
     x = random()  # Is cast: the blockwise road.
     weight = torch.randn(5, 3, dtype=torch.double, requires_grad=True)

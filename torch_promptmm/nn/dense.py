@@ -78,20 +78,36 @@ def _is_dense(x: Tensor) -> bool:
 
 
 class _MatMul(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(a: Tensor, b: Tensor) -> Tensor:
         a, b = (x if _is_dense(x) else x.contiguous() for x in (a, b))
-        ctx.save_for_backward(a, b)
         if not a.is_contiguous() and a.size(0) > b.size(1):
             # The first argument is copied into order, the second one is not.
-            return _linear(b.t(), a).t().contiguous()
+            return _linear(b.t(), a).t().clone(
+                memory_format=torch.contiguous_format)
         return _linear(a, b.t())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor],
+                      output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         return (matmul(grad, b.t()) if ctx.needs_input_grad[0] else None,
                 matmul(a.t(), grad) if ctx.needs_input_grad[1] else None)
+
+    @staticmethod
+    def jvp(ctx: Any, a_tangent: Tensor | None,
+            b_tangent: Tensor | None) -> Tensor | None:
+        a, b = ctx.saved_tensors
+        parts = [] if a_tangent is None else [a_tangent @ b]
+        parts += [] if b_tangent is None else [a @ b_tangent]
+        return sum(parts[1:], parts[0]) if parts else None
 
 
 class FixedProduct:

@@ -8,6 +8,7 @@ and moved one by one, forward and backward.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -37,10 +38,17 @@ def _product_type(x: Tensor, like: Tensor) -> torch.dtype:
     r"""The type that features are multiplied in: that of the parameters, or
     their own, where they are kept in what autocast asks for."""
     kind = like.device.type
-    if (torch.is_autocast_enabled(kind)
+    if (torch.amp.is_autocast_available(kind)
+            and torch.is_autocast_enabled(kind)
             and x.dtype == torch.get_autocast_dtype(kind)):
         return x.dtype
     return like.dtype
+
+
+def _without_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    if not torch.amp.is_autocast_available(like.device.type):
+        return nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
 
 
 class _MatMul(torch.autograd.Function):
@@ -50,7 +58,7 @@ class _MatMul(torch.autograd.Function):
         ctx.x, ctx.dtype = x, dtype
         out = weight.new_empty(x.size(0), weight.size(1))
         narrow = weight.to(dtype)
-        with torch.autocast(weight.device.type, enabled=False):
+        with _without_autocast(weight):
             for rows, block in row_blocks(x, weight, dtype):
                 part = matmul(block, narrow)
                 if part.shape == out.shape:  # All at once.
@@ -70,7 +78,7 @@ class _TMatMul(torch.autograd.Function):
         ctx.x, ctx.dtype = x, dtype
         out = y.new_zeros(y.size(1), x.size(1))
         narrow = y.to(dtype)
-        with torch.autocast(y.device.type, enabled=False):
+        with _without_autocast(y):
             for rows, block in row_blocks(x, y, dtype):
                 out += matmul(narrow[rows].t(), block)
         return out

@@ -258,7 +258,8 @@ class MultimodalTeacher(torch.nn.Module):
                 part_user = unit_rows(x_user, self.fusion_weight)
                 part_item = unit_rows(x_item, self.fusion_weight)
                 # In place on the first sum, which nothing else holds.
-                add = torch.add if number == 0 else Tensor.add_
+                same = user.dtype == part_user.dtype
+                add = Tensor.add_ if number > 0 and same else torch.add
                 user, item = add(user, part_user), add(item, part_item)
         return TeacherOutput(user, item, modalities)
 
