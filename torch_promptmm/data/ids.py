@@ -220,7 +220,7 @@ class IdMap:
         elif self.kind == 'int' and isinstance(unknown[0], str):
             hint = '; the ids here are integers, so pass integers'
         raise ValueError(f"{len(unknown)} unknown ids, such as {unknown[0]!r}"
-                       f"{hint} (unknown='mark' returns -1 for them)")
+                         f"{hint} (unknown='mark' returns -1 for them)")
 
 
 def user_ids(
