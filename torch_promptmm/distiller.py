@@ -1,9 +1,8 @@
-r"""The front door: teacher, prompt and student, and the two stages."""
+r"""The front door: teacher, prompt and student, and what is done with them."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,28 +10,30 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.checks import (
-    check_bool,
-    check_choice,
-    check_int,
-    check_path,
+from torch_promptmm.checks import check_path
+from torch_promptmm.data import read_graph
+from torch_promptmm.distill import Parts, Projections, Settings
+from torch_promptmm.distill.build import (
+    build_models,
+    checked_parts,
+    reset_parameters,
 )
-from torch_promptmm.data import id_maps, known_interactions, read_graph
-from torch_promptmm.data.contract import check_edge_type
-from torch_promptmm.nn import (
-    LightGCNStudent,
-    MultimodalTeacher,
-    SoftPrompt,
-    UserItemGraph,
+from torch_promptmm.distill.distillation import Distillation, Seen
+from torch_promptmm.evaluate import Metric
+from torch_promptmm.loader import Batch
+from torch_promptmm.models import LightGCN
+from torch_promptmm.nn import SoftPrompt, UserItemGraph
+from torch_promptmm.seeding import seeded
+from torch_promptmm.serve import Recommender
+from torch_promptmm.serve.distiller_file import (
+    DistillerParts,
+    read_distiller,
+    write_distiller,
 )
-from torch_promptmm.nn.components import modality_key
-from torch_promptmm.serve.distiller_file import read_distiller, write_distiller
-from torch_promptmm.serve.served import MODELS, Served
-from torch_promptmm.train import Settings, seeded
-from torch_promptmm.train.stages import FUSED
+from torch_promptmm.train import History, Task
 
 
-class PromptMMDistiller(Served):
+class PromptMMDistiller(torch.nn.Module):
     r"""Distils a multimodal graph teacher, opened by a soft prompt, into a
     LightGCN that serves from ID embeddings alone, after `"PromptMM:
     Multi-Modal Knowledge Distillation for Recommendation with
@@ -49,99 +50,51 @@ class PromptMMDistiller(Served):
     own.
 
     Args:
-        teacher (torch.nn.Module): :obj:`teacher(graph)` yields user and item
-            embeddings and, optionally, those of modalities, as
-            :class:`~torch_promptmm.nn.TeacherOutput` does.
-        student (LightGCNStudent): The student.
+        teacher (torch.nn.Module): A
+            :class:`~torch_promptmm.models.RankingModel`, or any module for
+            which :obj:`teacher(graph)` yields user and item embeddings and,
+            optionally, those of modalities.
+        student (LightGCN): The student.
         prompt (SoftPrompt, optional): The prompt of a
-            :class:`~torch_promptmm.nn.MultimodalTeacher`.
+            :class:`~torch_promptmm.models.MultimodalTeacher`.
             (default: that of the teacher)
         setting (str, optional): :obj:`"default"` or :obj:`"faithful"`, see
-            :meth:`~torch_promptmm.train.Settings.preset`.
+            :meth:`~torch_promptmm.distill.Settings.preset`.
             (default: :obj:`"default"`)
         edge_type (tuple, optional): The edge type of the interactions.
             (default: :obj:`("user", "interacts", "item")`, or the only one)
         modalities (list of str, optional): The item attributes that are
             modalities. (default: all)
         **kwargs (optional): Arguments of
-            :class:`~torch_promptmm.train.Settings`.
+            :class:`~torch_promptmm.distill.Settings`.
     """
-    def __init__(
-        self,
-        teacher: torch.nn.Module | None,
-        student: LightGCNStudent,
-        prompt: SoftPrompt | None = None,
-        setting: str = 'default',
-        edge_type: tuple[str, str, str] | None = None,
-        modalities: Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, teacher: torch.nn.Module | None, student: LightGCN,
+                 prompt: SoftPrompt | None = None, setting: str = 'default',
+                 edge_type: tuple[str, str, str] | None = None,
+                 modalities: Sequence[str] | None = None,
+                 **kwargs: Any) -> None:
         super().__init__()
-        if teacher is not None and not isinstance(teacher, torch.nn.Module):
-            raise TypeError(f"'teacher' must be a torch.nn.Module (got "
-                            f"'{type(teacher).__name__}')")
-        if not isinstance(student, LightGCNStudent):
-            raise TypeError(f"'student' must be a LightGCNStudent (got "
-                            f"'{type(student).__name__}')")
-        if prompt is not None and not isinstance(prompt, SoftPrompt):
-            raise TypeError(f"'prompt' must be a SoftPrompt (got "
-                            f"'{type(prompt).__name__}')")
-        self.settings = Settings.preset(setting, **kwargs)
-        self.objective = self.settings.objective()
-        self.teacher, self.student = teacher, student
-        if isinstance(teacher, MultimodalTeacher):
-            for name in ('num_users', 'num_items'):
-                if getattr(teacher, name) != getattr(student, name):
-                    raise ValueError(
-                        f"'teacher' and 'student' must have the same "
-                        f"'{name}' (got {getattr(teacher, name)} and "
-                        f"{getattr(student, name)})")
-            if prompt is None:
-                prompt = teacher.prompt
-            elif prompt is not teacher.prompt:
-                _inject(prompt, teacher)
-        elif prompt is not None:
-            raise ValueError("'prompt' needs a MultimodalTeacher, which it "
-                             "is injected into")
-        self.prompt = prompt
-        self.projections = torch.nn.ModuleDict()
-        if isinstance(teacher, MultimodalTeacher):
-            self._add_projections({
-                key: teacher.hidden_channels
-                for key in (FUSED, *map(modality_key, teacher.modalities))
-            })
-        if isinstance(modalities, str):
-            raise TypeError(f"'modalities' must be a list of names (got the "
-                            f"string {modalities!r})")
-        self.edge_type = (None if edge_type is None else
-                          check_edge_type(edge_type))
-        self.modalities = None if modalities is None else list(modalities)
-        # What a file had of a teacher that is not ours and was not given:
-        self._teacher_state: dict[str, Tensor] = {}
-
-    # Building ###############################################################
+        settings = Settings.preset(setting, **kwargs)
+        model, prompt = checked_parts(teacher, student, prompt)
+        self.teacher, self.student, self.prompt = teacher, student, prompt
+        self.projections = Projections(student.hidden_channels)
+        if model is not None and model.modalities:
+            keys = self.projections.keys_of(model.modalities).values()
+            self.projections.add({key: model.width for key in keys})
+        self.settings, self.objective = settings, settings.objective()
+        self._training = Distillation(
+            self, Parts(model, student, prompt, self.projections, settings,
+                        self.objective), edge_type, modalities)
+        self.register_load_state_dict_post_hook(_forget_saved)
 
     @classmethod
-    def from_data(
-        cls,
-        data: HeteroData,
-        hidden_channels: int = 64,
-        num_layers: int = 2,
-        teacher_channels: int | None = None,
-        teacher_layers: int | None = None,
-        fusion_weight: float = 0.1,
-        self_weight: float = 1.0,
-        prompt: str | None = 'pca',
-        prompt_weight: float = 1.0,
-        prompt_layers: int = 1,
-        normalize: bool | str = 'size',
-        standardize: bool = True,
-        dropout: float = 0.0,
-        seed: int | None = None,
-        edge_type: tuple[str, str, str] | None = None,
-        modalities: Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> PromptMMDistiller:
+    def from_data(cls, data: HeteroData, hidden_channels: int = 64,
+                  num_layers: int = 2, teacher: torch.nn.Module | None = None,
+                  seed: int | None = None,
+                  edge_type: tuple[str, str, str] | None = None,
+                  modalities: Sequence[str] | None = None,
+                  setting: str = 'default',
+                  **kwargs: Any) -> PromptMMDistiller:
         r"""Builds teacher, prompt and student from the sizes, features and
         interactions of a training graph.
 
@@ -149,143 +102,203 @@ class PromptMMDistiller(Served):
             data (HeteroData): The training graph.
             hidden_channels (int, optional): The width :math:`d` of the
                 embeddings. (default: :obj:`64`)
-            num_layers (int, optional): Propagation steps of the student.
-                (default: :obj:`2`)
-            teacher_channels (int, optional): The width of the teacher.
-                (default: :obj:`hidden_channels`)
-            teacher_layers (int, optional): Propagation steps of the teacher.
-                (default: :obj:`num_layers`)
-            fusion_weight (float, optional): See
-                :class:`~torch_promptmm.nn.MultimodalTeacher`.
-                (default: :obj:`0.1`)
-            self_weight (float, optional): See
-                :class:`~torch_promptmm.nn.MultimodalTeacher`.
-                (default: :obj:`1.0`)
-            prompt (str, optional): :obj:`"pca"` or :obj:`"graph"`, see
-                :meth:`~torch_promptmm.nn.SoftPrompt.from_features`, or
-                :obj:`None` for a teacher without prompt.
-                (default: :obj:`"pca"`)
-            prompt_weight (float, optional): :math:`\lambda_1`.
-                (default: :obj:`1.0`)
-            prompt_layers (int, optional): Layers of the prompt network.
-                (default: :obj:`1`)
-            normalize (bool or str, optional): See
-                :class:`~torch_promptmm.nn.PromptedReduction`.
-                (default: :obj:`"size"`)
-            standardize (bool, optional): Standardise the features.
-                (default: :obj:`True`)
-            dropout (float, optional): Dropout of the reductions in stage 1.
-                (default: :obj:`0.0`)
+            num_layers (int, optional): Propagation steps. (default:
+                :obj:`2`)
+            teacher (torch.nn.Module, optional): A teacher of your own.
+                (default: a :class:`~torch_promptmm.models.MultimodalTeacher`)
             seed (int, optional): The seed of the initial weights.
                 (default: torch's global generator)
-            edge_type (tuple, optional): The edge type of the interactions.
-                (default: :obj:`("user", "interacts", "item")`, or the only
-                one)
-            modalities (list of str, optional): The item attributes that are
-                modalities. (default: all)
-            **kwargs (optional): :obj:`setting` and arguments of
-                :class:`~torch_promptmm.train.Settings`.
+            edge_type (tuple, optional): See the class. (default:
+                :obj:`None`)
+            modalities (list of str, optional): See the class. (default: all)
+            setting (str, optional): See the class. (default:
+                :obj:`"default"`)
+            **kwargs (optional): Arguments of
+                :class:`~torch_promptmm.distill.Settings` and
+                :meth:`MultimodalTeacher.from_data()
+                <torch_promptmm.models.MultimodalTeacher.from_data>`; its
+                sizes are :obj:`teacher_channels` and :obj:`teacher_layers`.
         """
-        check_choice('prompt', prompt, ('pca', 'graph', None))
-        setting = kwargs.pop('setting', 'default')
-        Settings.preset(setting, **kwargs)  # Says what is wrong at once.
-        check_int('hidden_channels', hidden_channels, 1)
-        check_int('num_layers', num_layers, 0)
-        check_int('prompt_layers', prompt_layers, 1)
-        check_bool('standardize', standardize)
-        view = read_graph(data, edge_type, modalities, need_features=True)
-        graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)
-        if teacher_channels is None:
-            teacher_channels = hidden_channels
-        if teacher_layers is None:
-            teacher_layers = num_layers
-        check_int('teacher_channels', teacher_channels, 1)
-        check_int('teacher_layers', teacher_layers, 0)
+        view = read_graph(data, edge_type, check_finite=False)
+        which = {'edge_type': edge_type, 'modalities': modalities}
         with seeded(seed, torch.device('cpu')):
-            student = LightGCNStudent(view.num_users, view.num_items,
-                                      hidden_channels, num_layers)
-            soft = None
-            if prompt is not None:
-                soft = SoftPrompt.from_features(view.features,
-                                                teacher_channels, prompt,
-                                                view.masks, graph,
-                                                prompt_layers)
-            teacher = MultimodalTeacher(
-                view.num_users, view.num_items,
-                {name: x.size(1)
-                 for name, x in view.features.items()}, teacher_channels,
-                teacher_layers, fusion_weight, self_weight, soft,
-                prompt_weight=prompt_weight, dropout=dropout,
-                normalize=normalize)
-            out = cls(teacher, student, soft, setting, edge_type,
-                      list(view.features), **kwargs)
-        teacher.set_features(view.features, view.masks,
-                             standardize=standardize)
-        out._graph, out._known = graph, known_interactions(view)
-        out._ids = id_maps(data, edge_type)
+            teacher, student, kwargs = build_models(
+                data, view, teacher, hidden_channels, num_layers, setting,
+                kwargs, **which)
+            out = cls(teacher, student, None, setting, **which, **kwargs)
+        out._training.seen = Seen.of(data, view)
         return out
+
+    @property
+    def device(self) -> torch.device:
+        r"""Where the student is."""
+        return self._training.device
+
+    @property
+    def score(self) -> str:
+        r"""The score function of all models, :obj:`"dot"` or
+        :obj:`"cosine"`."""
+        return self.objective.score
+
+    @property
+    def graph(self) -> UserItemGraph | None:
+        r"""The training graph, if there is one yet."""
+        seen = self._training.seen
+        return None if seen is None else seen.graph
 
     def reset_parameters(self) -> None:
         r"""Starts over: resets all learnable parameters of student, teacher,
         prompt and projections."""
-        for module in (self.student, self.teacher, self.prompt,
-                       self.projections):
-            if module is not None:
-                _reset(module)
-        self._prepared = None
-        self._final = {}
+        reset_parameters(self.student, self.teacher, self.prompt,
+                         self.projections)
+        self._training.prepared = self._training.saved = None
 
-    # Files ##################################################################
+    def train(self, mode: bool = True) -> PromptMMDistiller:
+        r"""Sets the mode; in stage 2 the teacher stays in evaluation mode."""
+        super().train(mode)
+        prepared = self._training.prepared
+        if prepared and prepared[0] == 'student' and self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def prepare(self, data: HeteroData, stage: str = 'student',
+                device: Any = None) -> Task:
+        r"""Builds the graph and the constant tables of a stage
+        (:obj:`"teacher"` or :obj:`"student"`), freezes what it freezes, and
+        returns its :class:`~torch_promptmm.train.Task`, whose
+        :obj:`loader(batch_size)` makes batches. :meth:`fit` calls it; call it
+        yourself before a training loop of your own."""
+        return self._training.prepare(data, stage, device)
+
+    def forward(self, batch: Batch,
+                stage: str = 'student') -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Returns the total loss of a prepared stage and each term, so that
+        DDP and :func:`torch.compile` can wrap the distiller."""
+        return self._training.loss(batch, stage)
+
+    def teacher_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Returns the total loss of stage 1 and each term."""
+        return self(batch, stage='teacher')
+
+    def student_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Returns the total loss of stage 2 and each term."""
+        return self(batch, stage='student')
+
+    def fit(self, train_data: HeteroData, val_data: HeteroData | None = None,
+            *, checkpoint: str | os.PathLike | None = None,
+            resume: bool = False, **kwargs: Any) -> dict[str, History]:
+        r"""Runs both stages: teacher and prompt, then student and prompt
+        with the teacher frozen.
+
+        Args:
+            train_data (HeteroData): The training graph.
+            val_data (HeteroData, optional): The validation graph, on which
+                the epoch of each stage is chosen. Without it, all epochs are
+                run and the last weights kept. (default: :obj:`None`)
+            checkpoint (str, optional): Where the state is saved as training
+                goes. (default: :obj:`None`)
+            resume (bool, optional): Goes on from there. (default:
+                :obj:`False`)
+            **kwargs (optional): :obj:`device`, :obj:`metric` and arguments
+                of :func:`~torch_promptmm.train.train`, for each stage.
+
+        Returns:
+            A :class:`~torch_promptmm.train.History` of each stage.
+        """
+        return self._training.fit(train_data, val_data, checkpoint, resume,
+                                  **kwargs)
+
+    def fit_teacher(self, train_data: HeteroData,
+                    val_data: HeteroData | None = None,
+                    **kwargs: Any) -> History:
+        r"""Runs stage 1 of :meth:`fit`."""
+        return self._training.fit_stage('teacher', train_data, val_data,
+                                        **kwargs)
+
+    def fit_student(self, train_data: HeteroData,
+                    val_data: HeteroData | None = None,
+                    **kwargs: Any) -> History:
+        r"""Runs stage 2 of :meth:`fit`."""
+        return self._training.fit_stage('student', train_data, val_data,
+                                        **kwargs)
+
+    def recommender(self, model: str = 'student') -> Recommender:
+        r"""Returns what serves: the embeddings of :obj:`"student"` or
+        :obj:`"teacher"` as it stands, and what the users know."""
+        user, item = self.embeddings(model)
+        seen = self._training.require_seen()
+        return Recommender(user, item, seen.known, seen.ids)
+
+    def embeddings(self, model: str = 'student') -> tuple[Tensor, Tensor]:
+        r"""Returns user and item embeddings on the training graph, as the
+        score function sees them: their dot product is the score."""
+        return self._training.embeddings(model)
+
+    def predict(self, user_ids: Any, item_ids: Any,
+                model: str = 'student') -> Tensor:
+        r"""Returns the scores of pairs, see :meth:`Recommender.predict()
+        <torch_promptmm.serve.Recommender.predict>`."""
+        return self.recommender(model).predict(user_ids, item_ids)
+
+    def recommend(self, user_ids: Any, k: int = 20,
+                  data: HeteroData | None = None, model: str = 'student',
+                  batch_size: int | None = None,
+                  raw: bool = False) -> tuple[Any, Tensor]:
+        r"""Returns the best items of users and their scores, without what
+        they know (in :obj:`data`, where it is given); see
+        :meth:`Recommender.recommend()
+        <torch_promptmm.serve.Recommender.recommend>`. Each call computes the
+        embeddings anew: to ask often, keep a :meth:`recommender`."""
+        known = None if data is None else self._training.read(data).edge_index
+        return self.recommender(model).recommend(
+            user_ids, k, known=known, batch_size=batch_size, raw=raw)
+
+    def evaluate(self, data: HeteroData, k: int | Sequence[int] = (20, 50),
+                 model: str = 'student', batch_size: int | None = None,
+                 per_user: bool = False,
+                 metrics: Sequence[Metric] = ('recall', 'ndcg')
+                 ) -> dict[str, Any]:
+        r"""Ranks every item for every user with held-out positives, over the
+        graph of :obj:`data`, whose interactions are left out, with
+        :obj:`"student"` or :obj:`"teacher"` as it stands. The other arguments
+        and the result are those of
+        :func:`~torch_promptmm.evaluate.evaluate`."""
+        return self._training.evaluate(data, k, model, batch_size=batch_size,
+                                       per_user=per_user, metrics=metrics)
 
     def save(self, path: str | os.PathLike) -> None:
         r"""Saves the distiller in one file (safetensors, with JSON in its
         header), all of it or nothing: student, teacher, prompt, known
         interactions and the final embeddings of both models, without any
-        raw feature.
-
-        Args:
-            path (str): The file.
-        """
+        raw feature."""
         check_path('path', path)
-        if self._graph is None or self._known is None:
-            raise ValueError("There is nothing to recommend from yet: call "
-                             "'fit' before 'save'")
-        finals = {}
-        for model in MODELS:
-            if model == 'student' or self.teacher is not None:
-                finals[model] = self._embeddings(model)
-            elif model in self._final:
-                finals[model] = self._final[model][1]
-        write_distiller(path, self, self._graph.edge_index, self._known,
-                        finals)
+        training = self._training
+        seen, models = training.require_seen(), ['student']
+        if self.teacher is not None or training.saved is not None:
+            models.append('teacher')
+        write_distiller(path, DistillerParts(
+            self.teacher, self.student, self.prompt, self.projections,
+            self.settings.to_dict(), training.edge_type, training.modalities,
+            seen.graph, seen.known,
+            {model: self.embeddings(model) for model in models},
+            training.teacher_state, seen.ids))
 
     @classmethod
     def load(cls, path: str | os.PathLike,
              teacher: torch.nn.Module | None = None) -> PromptMMDistiller:
         r"""Loads what :meth:`save` wrote. It recommends and evaluates as
         before, without the features; to train the teacher further, call
-        :meth:`fit` with the data.
-
-        Args:
-            path (str): The file.
-            teacher (torch.nn.Module, optional): A teacher of a class that is
-                not ours, which gets its weights back.
-                (default: :obj:`None`)
-        """
+        :meth:`fit` with the data. A :obj:`teacher` of a class that is not
+        ours is given, and gets its weights back."""
         parts = read_distiller(path, teacher)
-        try:
-            out = cls(parts.teacher, parts.student, parts.prompt,
-                      edge_type=parts.edge_type, modalities=parts.modalities,
-                      **parts.settings)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"'path' {str(path)!r} is damaged: "
-                             f"{error}") from error
-        for key, layer in parts.projections.items():
-            out.projections[key] = layer
-        out._graph, out._known = parts.graph, parts.known
-        out._teacher_state, out._ids = parts.teacher_state, parts.ids
-        for model, embeddings in parts.finals.items():
-            out._final[model] = (out._versions(model), embeddings)
+        out = cls(parts.teacher, parts.student, parts.prompt,
+                  edge_type=parts.edge_type, modalities=parts.modalities,
+                  **parts.settings)
+        out.projections.restore(parts.projections)
+        training = out._training
+        training.seen = Seen(parts.graph, parts.known, parts.ids)
+        training.saved = parts.finals.get('teacher')
+        training.teacher_state = parts.teacher_state
         return out
 
     def __repr__(self) -> str:
@@ -296,32 +309,5 @@ class PromptMMDistiller(Served):
                 f'  objective={self.objective},\n)')
 
 
-def _reset(module: torch.nn.Module) -> None:
-    reset = getattr(module, 'reset_parameters', None)
-    if reset is not None:
-        reset()
-        return
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    if own:
-        warnings.warn(
-            f"'{type(module).__name__}' has no 'reset_parameters': its "
-            f"parameters {own} stay as they are", stacklevel=3)
-    for child in module.children():
-        _reset(child)
-
-
-def _inject(prompt: SoftPrompt, teacher: MultimodalTeacher) -> None:
-    r"""Puts another prompt into a teacher, whose statistics depend on it."""
-    width = teacher.reduction(teacher.modalities[0]).prompt_channels
-    have = (prompt.num_items, prompt.channels)
-    if have != (teacher.num_items, width):
-        raise ValueError(f"'prompt' must be of {teacher.num_items} items and "
-                         f"{width} channels, as the teacher (got {have[0]} "
-                         f"and {have[1]})")
-    teacher.prompt = prompt
-    if teacher.features and prompt.is_affine:
-        standardize = any(
-            bool((teacher.reduction(name).scale != 1.0).any())
-            for name in teacher.modalities)
-        teacher.set_features(teacher.features, teacher.masks,
-                             standardize=standardize)
+def _forget_saved(distiller: PromptMMDistiller, _: Any) -> None:
+    distiller._training.saved = None  # Of other weights.

@@ -2,161 +2,101 @@ r"""All-ranking evaluation: every item for every user, in chunks of users."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 from torch_geometric.metrics import (
+    LinkPredAveragePopularity,
+    LinkPredCoverage,
+    LinkPredF1,
+    LinkPredHitRatio,
+    LinkPredMAP,
+    LinkPredMetric,
     LinkPredMetricCollection,
+    LinkPredMRR,
     LinkPredNDCG,
+    LinkPredPersonalization,
+    LinkPredPrecision,
     LinkPredRecall,
 )
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from torch_promptmm.checks import check_int
-from torch_promptmm.nn.dense import FixedProduct
+from torch_promptmm.data import held_out as held_out_of
+from torch_promptmm.data import read_graph
+from torch_promptmm.models import as_model, embed
+from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.ranking import KnownItems, top_items
 
-# Scores of a chunk take about 64 MiB.
-_CHUNK_ELEMENTS = 2**24
-# On a CPU, 8 MiB of them at a time are made, masked and ranked while they are
-# in the cache.
-_CACHE_ELEMENTS = 2**21
-_BLOCK = 12
-
-
-class KnownItems:
-    r"""The items that each user is known to have, to be masked in ranking.
-
-    Args:
-        edge_index (torch.Tensor): Interactions :math:`(2, E)`.
-        num_users (int): The number of users.
-    """
-    def __init__(self, edge_index: Tensor, num_users: int) -> None:
-        user, item = edge_index.long()
-        self.max_item = int(item.max()) if item.numel() > 0 else -1
-        if item.numel() > 0 and int(item.min()) < 0:
-            raise ValueError(f'The known items must not be negative (got '
-                             f'{int(item.min())})')
-        if not bool((user[1:] >= user[:-1]).all()):
-            order = user.argsort(stable=True)
-            user, item = user.index_select(0, order), item[order]
-        else:  # Not the caller's own.
-            item = item.clone()
-        self.degree = torch.bincount(user, minlength=num_users)
-        self.start = self.degree.cumsum(0) - self.degree
-        self.item = item
-
-    def mask_(self, scores: Tensor, user: Tensor) -> Tensor:
-        r"""Sets the scores :math:`(B, I)` of what :obj:`user` :math:`(B)`
-        knows to :math:`-\infty`, in place; the scores must be contiguous."""
-        if self.max_item >= scores.size(1):
-            raise ValueError(f'The known items must be in [0, '
-                             f'{scores.size(1)}) (got {self.max_item})')
-        degree = self.degree.index_select(0, user)
-        row = torch.repeat_interleave(degree)
-        first = self.start.index_select(0, user) - degree.cumsum(0) + degree
-        index = first.index_select(0, row)
-        index += torch.arange(index.numel(), device=index.device)
-        flat = self.item.index_select(0, index)
-        flat += row * scores.size(1)
-        scores.view(-1).index_fill_(0, flat, float('-inf'))
-        return scores
+# Of the hits in a user's list, and of the lists themselves.
+HITS: dict[str, Callable[[int], Any]] = {
+    'recall': LinkPredRecall,
+    'ndcg': LinkPredNDCG,
+    'precision': LinkPredPrecision,
+    'f1': LinkPredF1,
+    'map': LinkPredMAP,
+    'mrr': LinkPredMRR,
+    'hit_ratio': LinkPredHitRatio,
+}
+LISTS = ('coverage', 'personalization', 'popularity')
+Metric = str | Callable[[int], Any]
 
 
-def top_items(
-    user_emb: Tensor,
-    item_emb: Tensor,
-    user_id: Tensor,
-    k: int,
-    known: KnownItems | None = None,
+@torch.no_grad()
+def evaluate(
+    model: torch.nn.Module,
+    data: HeteroData,
+    k: int | Sequence[int] = (20, 50),
+    metrics: Sequence[Metric] = ('recall', 'ndcg'),
+    score: str | None = None,
     batch_size: int | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    r"""Ranks all items for users, one chunk of users at a time.
+    per_user: bool = False,
+    edge_type: tuple[str, str, str] | None = None,
+) -> dict[str, Any]:
+    r"""Ranks every item for every user with held-out positives, over the
+    graph of :obj:`data`, whose interactions are left out.
 
     Args:
-        user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
-        item_emb (torch.Tensor): Item embeddings :math:`(I, d)`; scores are
-            dot products.
-        user_id (torch.Tensor): The users :math:`(B)`.
-        k (int): How many items, at most the number of items.
-        known (KnownItems, optional): What to leave out.
-            (default: :obj:`None`)
-        batch_size (int, optional): Users in a chunk. (default: as many as
-            64 MiB of scores hold)
+        model (torch.nn.Module): Any model:
+            a :class:`~torch_promptmm.models.RankingModel`, or a module for
+            which :obj:`model(graph)` yields user and item embeddings. A
+            model that reads content and has lost its features takes those of
+            :obj:`data`.
+        data (HeteroData): A graph with :obj:`edge_label_index`.
+        k (int or list of int, optional): Cut-offs. (default:
+            :obj:`(20, 50)`)
+        metrics (list, optional): See :func:`evaluate_embeddings`.
+            (default: :obj:`("recall", "ndcg")`)
+        score (str, optional): :obj:`"dot"` or :obj:`"cosine"`.
+            (default: what the model was trained with, else :obj:`"dot"`)
+        batch_size (int, optional): Users ranked at a time.
+            (default: as many as 64 MiB of scores hold)
+        per_user (bool, optional): If :obj:`True`, returns the values of each
+            user. (default: :obj:`False`)
+        edge_type (tuple, optional): The edge type of the interactions.
+            (default: :obj:`("user", "interacts", "item")`, or the only one)
 
-    Yields:
-        The users of a chunk :math:`(b)`, their items :math:`(b, k)`, best
-        first, and the scores :math:`(b, k)`, which are :math:`-\infty` where
-        there is no item left.
+    Returns:
+        :obj:`{'recall@20': ..., 'ndcg@20': ..., ...}`
     """
-    if batch_size is None:
-        batch_size = max(1, _CHUNK_ELEMENTS // max(item_emb.size(0), 1))
-    rank = _Ranking(item_emb, k)
-    for user in user_id.split(check_int('batch_size', batch_size, 1)):
-        parts = []
-        for part in user.split(rank.num_rows or batch_size):
-            scores = rank.scores(user_emb.index_select(0, part))
-            if known is not None:
-                known.mask_(scores, part)
-            parts.append(rank.top(scores))
-            del scores
-        value, item = (torch.cat(x) for x in zip(*parts, strict=True))
-        yield user, item, value
-
-
-class _Ranking:
-    r"""The best of all items, on a CPU in two steps: those among the maxima
-    of blocks of items, then among the items of these blocks."""
-    def __init__(self, item_emb: Tensor, k: int) -> None:
-        self.k = k
-        self.num_items, self.num_blocks, self.num_rows = item_emb.size(0), 0, 0
-        if item_emb.device.type == 'cpu' and self.num_items > 0:
-            self.num_rows = torch.get_num_threads() * max(
-                _CACHE_ELEMENTS // self.num_items, 16)
-        self.product = FixedProduct(item_emb, self.num_rows)
-        if self.num_rows == 0:
-            return
-        if 2 * _BLOCK * k < self.num_items:
-            # An item's block is its number modulo the number of blocks; the
-            # last few items, which fill no row of blocks, are all looked at.
-            self.num_blocks = self.num_items // _BLOCK
-            self.first = torch.arange(_BLOCK) * self.num_blocks
-            self.rest = torch.arange(_BLOCK * self.num_blocks, self.num_items)
-
-    def scores(self, user: Tensor) -> Tensor:
-        r"""Scores of all items for embeddings of users :math:`(b, d)`."""
-        with torch.autocast(user.device.type, enabled=False):  # Exact.
-            return self.product(user)
-
-    def top(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The values and the items of the best of :meth:`scores`."""
-        if self.num_blocks == 0:
-            return scores.topk(self.k, dim=1)
-        blocks = scores[:, :_BLOCK * self.num_blocks]
-        best = blocks.unflatten(1, (_BLOCK, self.num_blocks)).amax(dim=1)
-        block = _largest(best, self.k)
-        item = torch.cat([(block.unsqueeze(2) + self.first).flatten(1),
-                          self.rest.expand(scores.size(0), -1)], dim=1)
-        value = scores.gather(1, item)
-        index = _largest(value, self.k)
-        value, order = value.gather(1, index).sort(dim=1, descending=True)
-        return value, item.gather(1, index.gather(1, order))
-
-
-def _largest(x: Tensor, k: int) -> Tensor:
-    r"""The columns of the :obj:`k` largest entries of each row, in any
-    order."""
-    # NumPy partitions with the processor's vector instructions, four times as
-    # fast as topk, which has all threads.
-    if (x.dtype not in (torch.float, torch.double) or x.device.type != 'cpu'
-            or torch.get_num_threads() >= 4):
-        return x.topk(k, dim=1, sorted=False).indices
-    first = x.size(1) - k
-    index = np.argpartition(x.detach().numpy(), first, axis=1)[:, first:]
-    return torch.from_numpy(np.ascontiguousarray(index))
+    ranked = as_model(model)
+    features = ranked.item_features
+    lost = features is not None and not features.available
+    view = read_graph(data, edge_type, ranked.modalities if lost else None,
+                      need_features=lost, check_finite=lost)
+    positives = held_out_of(view)
+    if lost:
+        ranked.give_features(view)
+    device = next((p.device for p in ranked.parameters()), None)
+    graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)
+    user, item = embed(ranked, graph.to(device),
+                       score or ranked.score or 'dot')
+    return evaluate_embeddings(user, item, positives, view.edge_index, k,
+                               batch_size, per_user, metrics)
 
 
 def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:
@@ -187,14 +127,14 @@ def evaluate_embeddings(
     k: int | Sequence[int] = (20, 50),
     batch_size: int | None = None,
     per_user: bool = False,
-) -> dict[str, float] | dict[str, Tensor]:
+    metrics: Sequence[Metric] = ('recall', 'ndcg'),
+) -> dict[str, Any]:
     r"""Ranks every item for every user with held-out positives.
 
     Recall@K is the number of hits over the number of the user's positives,
     NDCG@K has binary gains and the ideal DCG cut at :math:`\min(K,
     \textrm{positives})`; both are averaged over users. Built on
-    :class:`torch_geometric.metrics.LinkPredRecall` and
-    :class:`~torch_geometric.metrics.LinkPredNDCG`.
+    :mod:`torch_geometric.metrics`.
 
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
@@ -210,6 +150,15 @@ def evaluate_embeddings(
         per_user (bool, optional): If :obj:`True`, returns a tensor with a
             value for each user with positives, in the order of their ids,
             and the users under :obj:`"user"`. (default: :obj:`False`)
+        metrics (list, optional): Any of PyG's :obj:`LinkPred*` metrics by
+            name: :obj:`"recall"`, :obj:`"ndcg"`, :obj:`"precision"`,
+            :obj:`"f1"`, :obj:`"map"`, :obj:`"mrr"`, :obj:`"hit_ratio"`,
+            :obj:`"coverage"`, :obj:`"personalization"`,
+            :obj:`"popularity"` (the mean number of :obj:`known` interactions
+            of what is recommended); or a function that makes another one
+            from a cut-off, such as
+            :obj:`lambda k: LinkPredDiversity(k, category)`, whose class name
+            is its name. (default: :obj:`("recall", "ndcg")`)
 
     Returns:
         :obj:`{'recall@20': ..., 'ndcg@20': ..., ...}`
@@ -226,29 +175,73 @@ def evaluate_embeddings(
     offset = torch.nn.functional.pad(degree.cumsum(0), (1, 0)).tolist()
     users = degree.nonzero().view(-1)
     mask = None if known is None else KnownItems(known.to(device), num_users)
-
-    metrics = LinkPredMetricCollection({
-        f'{name}@{each}': metric(each)
-        for each in ks for name, metric in (('recall', LinkPredRecall),
-                                            ('ndcg', LinkPredNDCG))
-    }).to(device)
-    values: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    made = {
+        name: metric.to(device)
+        for each in ks
+        for name, metric in _make(metrics, each, num_items, known).items()
+    }
+    names = list(made)
+    hits = LinkPredMetricCollection(
+        {k: v for k, v in made.items() if isinstance(v, LinkPredMetric)})
+    lists = {k: v for k, v in made.items() if k not in hits}
+    if per_user and lists:
+        raise ValueError(f"'metrics' has {list(lists)[0].partition('@')[0]!r}"
+                         f", which has no value of each user: set "
+                         f"per_user=False")
+    values: dict[str, list[Tensor]] = {name: [] for name in names}
     for user, item, score in top_items(user_emb, item_emb, users, max(ks),
                                        mask, batch_size):
         # What is masked may fill up a list, but is never a hit; PyG's
         # metrics take a pad of -1 for the previous row's last item.
-        item = torch.where(score.isneginf(), num_items, item)
+        left_out = score.isneginf()
         label = held_out[:, offset[int(user[0])]:offset[int(user[-1]) + 1]]
         row = torch.searchsorted(user, label[0])
-        if not per_user:
-            metrics.update(item, (row, label[1]))
-            continue
-        data = LinkPredMetricData(item, (row, label[1]))
-        for name, metric in metrics.items():
-            values[name].append(metric._compute(data))
+        for metric in lists.values():  # A list that is too short repeats.
+            metric.update(torch.where(left_out, item[:, :1], item),
+                          (row, label[1]))
+        item = torch.where(left_out, num_items, item)
+        if per_user:
+            data = LinkPredMetricData(item, (row, label[1]))
+            for name, metric in hits.items():
+                values[name].append(metric._compute(data))
+        elif len(hits) > 0:
+            hits.update(item, (row, label[1]))
     if per_user:
         return {'user': users} | {
             name: torch.cat(value)
             for name, value in values.items()
         }
-    return {name: float(value) for name, value in metrics.compute().items()}
+    out = hits.compute() if len(hits) > 0 else {}
+    out |= {name: metric.compute() for name, metric in lists.items()}
+    return {name: float(out[name]) for name in names}
+
+
+def _make(metrics: Sequence[Metric], k: int, num_items: int,
+          known: Tensor | None) -> dict[str, Any]:
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise TypeError(f"'metrics' must be a list of names (got "
+                        f"{metrics!r})")
+    out: dict[str, Any] = {}
+    for metric in metrics:
+        if callable(metric):
+            made = metric(k)
+            out[f'{type(made).__name__}@{k}'] = made
+        elif metric in HITS:
+            out[f'{metric}@{k}'] = HITS[metric](k)
+        elif metric == 'coverage':
+            out[f'{metric}@{k}'] = LinkPredCoverage(k, num_items)
+        elif metric == 'personalization':
+            out[f'{metric}@{k}'] = LinkPredPersonalization(k)
+        elif metric == 'popularity':
+            if known is None:
+                raise ValueError("'popularity' counts 'known' interactions "
+                                 "(got None)")
+            out[f'{metric}@{k}'] = LinkPredAveragePopularity(
+                k, torch.bincount(known[1].cpu(), minlength=num_items))
+        else:
+            raise ValueError(f"'metrics' must be of "
+                             f"{', '.join([*HITS, *LISTS])}, or functions "
+                             f"that make a metric (got {metric!r})")
+    if not out:
+        raise ValueError("'metrics' must have at least one metric (got none)")
+    return out

@@ -2,7 +2,9 @@ r"""The user-item graph, normalised once."""
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -89,6 +91,10 @@ class CSRMatrix:
     def to(self, device: Any, dtype: torch.dtype) -> CSRMatrix:
         return CSRMatrix(self.crow.to(device), self.col.to(device),
                          self.value.to(device, dtype), self.shape[1])
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> CSRMatrix:
+        return CSRMatrix(fn(self.crow), fn(self.col), fn(self.value),
+                         self.shape[1])
 
 
 def _sums_bags(x: Tensor) -> bool:
@@ -254,6 +260,14 @@ class UserItemGraph:
         out.num_users, out.num_items = self.num_users, self.num_items
         out.user_item = self.user_item.to(device, dtype)
         out.item_user = self.item_user.to(device, dtype)
+        return out
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> UserItemGraph:
+        r"""Returns the graph with :obj:`fn` applied to each of its
+        tensors."""
+        out = copy.copy(self)
+        out.user_item = self.user_item.apply(fn)
+        out.item_user = self.item_user.apply(fn)
         return out
 
     def __repr__(self) -> str:

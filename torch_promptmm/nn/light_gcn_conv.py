@@ -56,7 +56,7 @@ class LightGCNConv(torch.nn.Module):
         graph: Adj | UserItemGraph,
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
-        return_ego: bool | int = False,
+        num_ego: int = 0,
     ) -> tuple[Tensor, ...]:
         r"""Runs the forward pass.
 
@@ -68,9 +68,9 @@ class LightGCNConv(torch.nn.Module):
                 (default: :obj:`None`)
             item_id (torch.Tensor, optional): Return these items only.
                 (default: :obj:`None`)
-            return_ego (bool or int, optional): Also return the same rows of
-                the inputs; a number stands for that many of the items.
-                (default: :obj:`False`)
+            num_ego (int, optional): If not 0, the same rows of the inputs
+                are returned as well, of all users and of so many of the
+                items, from the first. (default: :obj:`0`)
         """
         if not isinstance(x, (tuple, list)) or len(x) != 2:
             raise ValueError("'x' must be a tuple (user features, item "
@@ -89,7 +89,7 @@ class LightGCNConv(torch.nn.Module):
         graph = as_graph(graph, num_users, x_item.size(0), x_item.device,
                          x_item.dtype)
         return propagate(graph, x_user, x_item, self.weights, user_id,
-                         item_id, return_ego)
+                         item_id, num_ego)
 
     def __repr__(self) -> str:
         weights = ', '.join(f'{weight:.4g}' for weight in self.weights)

@@ -23,7 +23,7 @@ def propagate(
     weights: tuple[float, ...],
     user_id: Tensor | None = None,
     item_id: Tensor | None = None,
-    return_ego: bool | int = False,
+    num_ego: int = 0,
 ) -> tuple[Tensor, ...]:
     r"""Computes rows of a polynomial of the normalised adjacency,
 
@@ -48,14 +48,15 @@ def propagate(
         user_id (torch.Tensor, optional): The users wanted; repeats are
             allowed. (default: all)
         item_id (torch.Tensor, optional): The items wanted. (default: all)
-        return_ego (bool or int, optional): If :obj:`True`, the same rows of
-            the inputs are returned as well; their gradient goes the same
-            way, without a second dense table. A number stands for that many
-            of the items, from the first. (default: :obj:`False`)
+        num_ego (int, optional): If not 0, the same rows of the inputs are
+            returned as well, of all users and of so many of the items, from
+            the first (of all, where :obj:`item_id` is :obj:`None`); their
+            gradient goes the same way, without a second dense table.
+            (default: :obj:`0`)
 
     Returns:
         The users' and the items' rows of :math:`\mathbf{Y}`, and, with
-        :obj:`return_ego`, those of :math:`\mathbf{X}`.
+        :obj:`num_ego`, those of :math:`\mathbf{X}`.
     """
     # A common factor is put in where there are the fewest rows.
     while len(weights) > 1 and weights[-1] == 0.0:
@@ -68,8 +69,8 @@ def propagate(
     # Sparse products are not there in every type that autocast may choose.
     with torch.autocast(x_item.device.type, enabled=False):
         out = _Propagation.apply(x_user, x_item, graph, weights,
-                                 factor, user, item, return_ego)
-    return out if return_ego else out[:2]
+                                 factor, user, item, num_ego)
+    return out if num_ego else out[:2]
 
 
 class _Selection(NamedTuple):
@@ -119,7 +120,7 @@ class _Propagation(torch.autograd.Function):
                 graph: UserItemGraph, weights: tuple[float, ...],
                 factor: float, user: _Selection | None,
                 item: _Selection | None,
-                return_ego: bool | int) -> tuple[Tensor | None, ...]:
+                num_ego: int) -> tuple[Tensor | None, ...]:
         ctx.graph, ctx.weights, ctx.factor = graph, weights, factor
         ctx.user, ctx.item = user, item
         ctx.has_user = x_user is not None
@@ -145,11 +146,11 @@ class _Propagation(torch.autograd.Function):
         if out_user is None:  # Nothing reaches the users.
             num_users = graph.num_users if user is None else len(user.asked)
             out_user = x_item.new_zeros(num_users, x_item.size(1))
-        if not return_ego:
+        if num_ego == 0:
             return out_user, out_item, None, None
         ego_user = _rows(x_user, user)
-        if item is not None and return_ego is not True:
-            item = item.first(return_ego)
+        if item is not None:
+            item = item.first(num_ego)
         ctx.ego_item, ego_item = item, _rows(x_item, item)
         if user is None and x_user is not None:  # Not the inputs themselves.
             ego_user = x_user.view_as(x_user)

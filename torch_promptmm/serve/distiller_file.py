@@ -8,19 +8,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torch_promptmm import models
 from torch_promptmm.data import IdMap
-from torch_promptmm.nn import (
-    LightGCNStudent,
-    MultimodalTeacher,
-    SoftPrompt,
-    UserItemGraph,
-)
+from torch_promptmm.data.contract import check_edge_type
+from torch_promptmm.distill import Projections, Settings
+from torch_promptmm.distill.build import checked_parts
+from torch_promptmm.models import LightGCN, RankingModel
+from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.components import FeatureProjection, modality_key
 from torch_promptmm.serve.store import (
     build_student,
     load_tensors,
     save_tensors,
-    student_config,
     subset,
 )
 from torch_promptmm.train import load_weights
@@ -30,11 +29,27 @@ _KIND = 'distiller'
 
 
 class DistillerParts(NamedTuple):
-    r"""What a file holds, rebuilt."""
+    r"""What a file holds.
+
+    Attributes:
+        teacher (torch.nn.Module, optional): The teacher, if its class is
+            ours or it was given.
+        student (LightGCN): The student.
+        prompt (SoftPrompt, optional): The prompt.
+        projections (torch.nn.ModuleDict): The distiller's projections.
+        settings (dict): The values of its settings.
+        edge_type (tuple, optional): The edge type of the interactions.
+        modalities (list, optional): The names of the modalities.
+        graph (UserItemGraph): What was trained on.
+        known (torch.Tensor): What the users know :math:`(2, E)`.
+        finals (dict): Final user and item embeddings of each model.
+        teacher_state (dict): Weights of a teacher that is not here.
+        ids (dict): Raw ids of users and items.
+    """
     teacher: torch.nn.Module | None
-    student: LightGCNStudent
+    student: LightGCN
     prompt: SoftPrompt | None
-    projections: dict[str, torch.nn.Module]
+    projections: torch.nn.ModuleDict
     settings: dict[str, Any]
     edge_type: tuple[str, str, str] | None
     modalities: list[str] | None
@@ -45,61 +60,46 @@ class DistillerParts(NamedTuple):
     ids: dict[str, IdMap]
 
 
-def write_distiller(
-    path: str | os.PathLike,
-    distiller: Any,
-    edge_index: Tensor,
-    known: Tensor,
-    finals: dict[str, tuple[Tensor, Tensor]],
-) -> None:
+def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
     r"""Writes a distiller, its interactions and its final embeddings."""
     tensors: dict[str, Tensor] = {}
     for name in ('student', 'teacher', 'prompt', 'projections'):
-        module = getattr(distiller, name)
+        module = getattr(parts, name)
         if module is not None:
             for key, value in module.state_dict().items():
                 tensors[f'{name}.{key}'] = value
-    for key, value in distiller._teacher_state.items():
+    for key, value in parts.teacher_state.items():
         tensors[f'teacher.{key}'] = value
-    tensors['graph.edge_index'] = edge_index
-    tensors['graph.known'] = known
-    for model, (user, item) in finals.items():
+    tensors['graph.edge_index'] = parts.graph.edge_index
+    tensors['graph.known'] = parts.known
+    for model, (user, item) in parts.finals.items():
         tensors[f'final.{model}.user'] = user
         tensors[f'final.{model}.item'] = item
-
-    for kind, ids in distiller._ids.items():
+    for kind, ids in parts.ids.items():
         tensors[f'ids.{kind}'] = torch.frombuffer(
             bytearray(ids.to_bytes()), dtype=torch.uint8)
-
-    teacher, prompt = distiller.teacher, distiller.prompt
-    config: dict[str, Any] = {
-        'settings': distiller.settings.to_dict(),
-        'edge_type': distiller.edge_type,
-        'modalities': distiller.modalities,
-        'student': student_config(distiller.student),
-        'teacher': None,
-        'prompt': None,
-        'finals': list(finals),
-    }
-    if isinstance(teacher, MultimodalTeacher):
-        reduction = teacher.reduction(teacher.modalities[0])
-        config['teacher'] = {
-            'in_channels': teacher.in_channels,
-            'hidden_channels': teacher.hidden_channels,
-            'num_layers': teacher.num_layers,
-            'fusion_weight': teacher.fusion_weight,
-            'self_weight': teacher.self_weight,
-            'prompt_channels': reduction.prompt_channels,
-            'prompt_weight': reduction.prompt_weight,
-            'dropout': reduction.dropout,
-            'normalize': reduction.normalize,
-        }
-    if prompt is not None:
-        config['prompt'] = {
+    prompt = parts.prompt
+    save_tensors(path, _KIND, tensors, {
+        'settings': parts.settings,
+        'edge_type': parts.edge_type,
+        'modalities': parts.modalities,
+        'student': parts.student.config(),
+        'teacher': _teacher_config(parts.teacher),
+        'prompt': None if prompt is None else {
             'num_layers': prompt.num_layers,
             'modalities': prompt.modalities,
-        }
-    save_tensors(path, _KIND, tensors, config)
+        },
+        'finals': list(parts.finals),
+    })
+
+
+def _teacher_config(teacher: torch.nn.Module | None) -> dict[str, Any] | None:
+    r"""What makes the same teacher again, if its class is ours."""
+    name = type(teacher).__name__
+    if not isinstance(teacher, RankingModel) or (
+            type(teacher) is not getattr(models, name, None)):
+        return None
+    return {'class': name, **teacher.config()}
 
 
 def read_distiller(path: str | os.PathLike,
@@ -111,8 +111,9 @@ def read_distiller(path: str | os.PathLike,
     tensors, config = load_tensors(path, _KIND)
     if teacher is not None:
         if config.get('teacher') is not None:
-            raise ValueError("'teacher' is for classes that are not ours; "
-                             "this file holds a MultimodalTeacher")
+            name = config['teacher'].get('class', 'MultimodalTeacher')
+            raise ValueError(f"'teacher' is for classes that are not ours; "
+                             f"this file holds a {name}")
         load_weights(teacher, subset(tensors, 'teacher'),
                      f'The teacher in {str(path)!r}')
     try:
@@ -133,15 +134,20 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
 
     weights = subset(tensors, 'teacher')
     if config['teacher'] is not None:
-        teacher = MultimodalTeacher(student.num_users, student.num_items,
-                                    prompt=prompt, **config['teacher'])
+        # Files of version 0.1.0 name neither class nor sizes.
+        teacher = _build_teacher(**{
+            'class': 'MultimodalTeacher',
+            'num_users': student.num_users,
+            'num_items': student.num_items,
+            **({} if prompt is None else {'prompt': prompt}),
+            **config['teacher'],
+        })
         load_weights(teacher, weights, 'The saved teacher')
 
-    projections: dict[str, torch.nn.Module] = {}
-    for key, weight in subset(tensors, 'projections').items():
-        layer = torch.nn.Linear(weight.size(1), weight.size(0), bias=False)
-        layer.weight.data.copy_(weight)
-        projections[key.rpartition('.')[0]] = layer
+    projections = Projections(student.hidden_channels)
+    state = subset(tensors, 'projections')
+    projections.add_from(state)
+    load_weights(projections, state, 'The saved projections')
 
     finals = {}
     for model in config['finals']:
@@ -155,14 +161,24 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
                       student.num_items) for name in ('edge_index', 'known')
     ]
     edge_type = config['edge_type']
+    if edge_type is not None:
+        edge_type = check_edge_type(edge_type)
+    Settings.preset(**config['settings'])
+    checked_parts(teacher, student, prompt)
     return DistillerParts(
         teacher, student, prompt, projections, config['settings'],
-        None if edge_type is None else tuple(edge_type),  # type: ignore
-        config['modalities'], graph, known.edge_index, finals,
+        edge_type, config['modalities'], graph, known.edge_index, finals,
         weights if teacher is None else {}, {
             kind: IdMap.from_bytes(value.numpy().tobytes())
             for kind, value in subset(tensors, 'ids').items()
         })
+
+
+def _build_teacher(**config: Any) -> RankingModel:
+    cls = getattr(models, config.pop('class'))
+    if not issubclass(cls, RankingModel):
+        raise ValueError(f"'{cls.__name__}' is no model")
+    return cls(**config)
 
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,

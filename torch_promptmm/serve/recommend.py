@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_ids, check_int, check_matrix
-from torch_promptmm.evaluate import KnownItems, top_items
+from torch_promptmm.ranking import KnownItems, top_items
 
 
 @torch.no_grad()

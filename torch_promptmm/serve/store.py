@@ -17,7 +17,8 @@ from torch_geometric.typing import Adj
 from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.files import atomic_path
 from torch_promptmm.loss.score import SCORES
-from torch_promptmm.nn import LightGCNStudent, UserItemGraph
+from torch_promptmm.models import LightGCN
+from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.nn.graph import as_graph
 from torch_promptmm.train import load_weights
 from torch_promptmm.train.checkpoint import first_line
@@ -87,16 +88,7 @@ def load_tensors(path: str | os.PathLike,
     return tensors, config
 
 
-def student_config(student: LightGCNStudent) -> dict[str, int]:
-    r"""The arguments that make the same student again."""
-    return {
-        name: getattr(student, name)
-        for name in ('num_users', 'num_items', 'hidden_channels',
-                     'num_layers')
-    }
-
-
-def save_student(path: str | os.PathLike, student: LightGCNStudent,
+def save_student(path: str | os.PathLike, student: LightGCN,
                  edge_index: Adj | UserItemGraph | None = None,
                  score: str = 'dot') -> None:
     r"""Saves a student alone, with the interactions that it propagates
@@ -104,15 +96,15 @@ def save_student(path: str | os.PathLike, student: LightGCNStudent,
 
     Args:
         path (str): The file.
-        student (LightGCNStudent): The student.
+        student (LightGCN): The student.
         edge_index (torch.Tensor or SparseTensor or UserItemGraph, optional):
             The training interactions. (default: :obj:`None`)
         score (str, optional): The score function that it was trained with.
             (default: :obj:`"dot"`)
     """
     check_path('path', path)
-    if not isinstance(student, LightGCNStudent):
-        raise TypeError(f"'student' must be a LightGCNStudent (got "
+    if not isinstance(student, LightGCN):
+        raise TypeError(f"'student' must be a LightGCN (got "
                         f"'{type(student).__name__}')")
     check_choice('score', score, SCORES)
     tensors = dict(student.state_dict())
@@ -120,14 +112,14 @@ def save_student(path: str | os.PathLike, student: LightGCNStudent,
         graph = as_graph(edge_index, student.num_users, student.num_items)
         tensors['edge_index'] = graph.edge_index
     save_tensors(path, 'student', tensors, {
-        'student': student_config(student),
+        'student': student.config(),
         'score': score
     })
 
 
 def load_student(
     path: str | os.PathLike,
-) -> tuple[LightGCNStudent, Tensor | None, str]:
+) -> tuple[LightGCN, Tensor | None, str]:
     r"""Returns the student, its interactions and its score function, as
     :func:`save_student` wrote them."""
     tensors, config = load_tensors(path, 'student')
@@ -144,7 +136,7 @@ def load_student(
 
 
 def build_student(config: dict[str, int],
-                  tensors: dict[str, Tensor]) -> LightGCNStudent:
+                  tensors: dict[str, Tensor]) -> LightGCN:
     r"""Makes a student of its configuration and weights."""
     for name in ('user', 'item'):  # Before memory is taken for them.
         have = list(tensors[f'{name}_embedding.weight'].shape)
@@ -152,7 +144,7 @@ def build_student(config: dict[str, int],
         if have != want:
             raise ValueError(f"the student's {name} embeddings are of shape "
                              f"{have} instead of {want}")
-    student = LightGCNStudent(**config)
+    student = LightGCN(**config)
     load_weights(student, tensors, 'The saved student')
     return student
 

@@ -62,6 +62,16 @@ class RankingObjective(torch.nn.Module):
             if ranking_loss == 'bpr' else SampledSoftmaxLoss(temperature))
 
     @property
+    def default_lr(self) -> float:
+        r"""The learning rate that suits the loss."""
+        return 1e-2 if self.ranking_loss == 'bpr' else 5e-3
+
+    @property
+    def default_l2(self) -> float:
+        r"""The L2 weight that suits the loss."""
+        return 0.05 if self.ranking_loss == 'bpr' else 1e-3
+
+    @property
     def batch_spec(self) -> BatchSpec:
         r"""What a batch must hold."""
         if self.ranking_loss == 'bpr':

@@ -2,17 +2,23 @@ r"""Tasks: what the training loop trains."""
 
 from __future__ import annotations
 
-import inspect
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_float
-from torch_promptmm.loader import Batch, BatchSpec
-from torch_promptmm.loss import as_scored
+from torch_promptmm.loader import Batch, BatchSpec, InteractionLoader
+from torch_promptmm.models import (
+    ForeignModel,
+    ModelOutput,
+    RankingModel,
+    as_model,
+    embed,
+)
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.nn.tables import as_output
 from torch_promptmm.train.objective import RankingObjective
 from torch_promptmm.train.rows import (
     ScoredRows,
@@ -27,7 +33,7 @@ Terms = dict[str, Tensor]
 class Task(torch.nn.Module):
     r"""The base class of everything that :func:`~torch_promptmm.train.train`
     trains: a module that holds the model, its loss, the graph and the
-    interactions.
+    interactions. :obj:`task.to(device)` moves all of them.
 
     A subclass implements :meth:`forward`, :meth:`embeddings` and
     :attr:`batch_spec`.
@@ -46,6 +52,14 @@ class Task(torch.nn.Module):
         self.graph, self.positives, self.known = graph, positives, known
         self.score = score
 
+    def _apply(self, fn: Callable[[Tensor], Tensor],
+               recurse: bool = True) -> Task:
+        # What `to` and its like do to parameters is done to all tensors.
+        super()._apply(fn, recurse)
+        self.graph = self.graph.apply(fn)
+        self.positives, self.known = fn(self.positives), fn(self.known)
+        return self
+
     @property
     def device(self) -> torch.device:
         return next((p.device for p in self.parameters()), self.graph.device)
@@ -54,6 +68,13 @@ class Task(torch.nn.Module):
     def batch_spec(self) -> BatchSpec:
         r"""What a batch holds."""
         raise NotImplementedError
+
+    def loader(self, batch_size: int) -> InteractionLoader:
+        r"""Returns the loader of the task's batches. A task that draws its
+        batches another way overrides it."""
+        return InteractionLoader(self.positives, self.known,
+                                 self.graph.num_users, self.graph.num_items,
+                                 batch_size, self.batch_spec, self.device)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         r"""Returns the total loss and each term of it, unweighted."""
@@ -80,16 +101,15 @@ class RankingTask(Task):
 
     .. math::
         \mathcal{L} = \mathcal{L}_{\textrm{rank}} + \mu \sum_{m}
-        \mathcal{L}_{\textrm{rank}}^m + \frac{\kappa}{2B} \| \Theta
-        \|^2_{\textrm{batch}}
+        \mathcal{L}_{\textrm{rank}}^m + \mathcal{L}_{\textrm{model}} +
+        \frac{\kappa}{2B} \| \Theta \|^2_{\textrm{batch}}
 
     Args:
-        model (torch.nn.Module): :obj:`model(graph)` yields user and item
-            embeddings, and, if it is a teacher, those of the modalities. If
-            its :meth:`forward` takes :obj:`user_id` and :obj:`item_id`, only
-            the batch's rows are asked for; if it takes :obj:`return_ego`,
-            the L2 term is on the rows before propagation, else on the
-            output rows.
+        model (torch.nn.Module): A
+            :class:`~torch_promptmm.models.RankingModel`, or any module for
+            which :obj:`model(graph)` yields user and item embeddings and,
+            optionally, those of modalities. The L2 term of the former falls
+            on its :obj:`ego` rows, of the latter on its output.
         graph (UserItemGraph): What is propagated over.
         positives (torch.Tensor): The interactions to train on
             :math:`(2, P)`.
@@ -119,71 +139,66 @@ class RankingTask(Task):
         super().__init__(graph, positives,
                          positives if known is None else known,
                          objective.score)
-        self.model, self.objective, self.extra = model, objective, extra
+        self.model, self.objective, self.extra = (as_model(model), objective,
+                                                  extra)
         self.l2 = check_float('l2', l2)
         self.modality_weight = check_float('modality_weight', modality_weight)
-        names = set(inspect.signature(model.forward).parameters)
-        self._takes_rows = {'user_id', 'item_id'} <= names
-        self._returns_ego = self._takes_rows and 'return_ego' in names
+        if self.l2 > 0.0 and _hides_tables(self.model):
+            warnings.warn(
+                f"'model' ({type(model).__name__}) wraps a model whose L2 "
+                f"term falls on its tables, but does not name these rows: "
+                f"the term falls on its output. Make it a RankingModel with "
+                f"'rows', or set l2=0", stacklevel=2)
 
     @property
     def batch_spec(self) -> BatchSpec:
-        return self.objective.batch_spec
+        return self.model.batch_spec(self.objective.batch_spec)
 
-    def _run(self, user_id: Tensor, item_id: Tensor) -> tuple[Any, Any]:
-        if self._returns_ego:
-            *out, ego_user, ego_item = self.model(self.graph, user_id,
-                                                  item_id, return_ego=True)
-            out = out[0] if len(out) == 1 else out
-            return as_output(out), (ego_user, ego_item)
-        if self._takes_rows:
-            user, item, modalities = as_output(
-                self.model(self.graph, user_id, item_id))
-        else:
-            user, item, modalities = as_output(self.model(self.graph))
-            user, item = user[user_id], item[item_id]
-            modalities = {
-                name: (x[user_id], y[item_id])
-                for name, (x, y) in modalities.items()
-            }
-        return (user, item, modalities), (user, item)
+    def on_epoch_start(self, epoch: int) -> None:
+        self.model.on_epoch_start(epoch, self.graph)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
-        item_id = batch_items(batch)
-        (user, item, modalities), (ego_user, ego_item) = self._run(
-            batch.user, item_id)
-        rows = ScoredRows(split_rows(user, item, batch), batch, self.score)
+        num_ego = num_ego_items(batch) if self.l2 > 0.0 else 0
+        out = self.model.rows(self.graph, batch.user, batch_items(batch),
+                              num_ego)
+        rows = ScoredRows(split_rows(out.user, out.item, batch), batch,
+                          self.score)
         terms = {'rank': self.objective(rows)}
         total = terms['rank']
         if self.l2 > 0.0:
-            terms['l2'] = batch_l2(ego_user, ego_item, batch)
+            terms['l2'] = batch_l2(out, batch)
             total = total + self.l2 * terms['l2']
-        if self.modality_weight > 0.0 and modalities:
+        if self.modality_weight > 0.0 and out.modalities:
             terms['modality'] = torch.stack([
                 self.objective(
                     ScoredRows(split_rows(x_user, x_item, batch), batch,
                                self.score, rows.mask))
-                for x_user, x_item in modalities.values()
+                for x_user, x_item in out.modalities.values()
             ]).sum()
             total = total + self.modality_weight * terms['modality']
+        for name, value in self.model.extra_loss(batch, out).items():
+            terms[name] = value
+            total = total + value
         return total, terms
 
-    @torch.no_grad()
     def embeddings(
         self,
         graph: UserItemGraph | None = None,
     ) -> tuple[Tensor, Tensor]:
-        was_training = self.training
-        self.eval()
-        user, item, _ = as_output(
-            self.model(self.graph if graph is None else graph))
-        self.train(was_training)
-        return as_scored(user, self.score), as_scored(item, self.score)
+        return embed(self.model, self.graph if graph is None else graph,
+                     self.score)
 
 
-def batch_l2(ego_user: Tensor, ego_item: Tensor, batch: Batch) -> Tensor:
+def batch_l2(output: ModelOutput, batch: Batch) -> Tensor:
     r"""Half the squared norm of the users', the positives' and, with BPR,
     each row's first negative's rows, over the batch size."""
-    ego_item = ego_item[:num_ego_items(batch)]
-    total = ego_user.square().sum() + ego_item.square().sum()
+    user, item = output.ego or (output.user, output.item)
+    item = item[:num_ego_items(batch)]
+    total = user.square().sum() + item.square().sum()
     return total / (2 * max(batch.user.numel(), 1))
+
+
+def _hides_tables(model: RankingModel) -> bool:
+    return isinstance(model, ForeignModel) and any(
+        isinstance(module, RankingModel)
+        for module in model.module.modules())

@@ -11,7 +11,6 @@ from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.features import features_matmul, masked_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.propagation import propagate
-from torch_promptmm.nn.teacher import MultimodalTeacher
 
 _BLOCK_SIZE = 2**24  # Elements that are propagated at a time.
 
@@ -47,7 +46,7 @@ class PropagatedFeatures:
             not equal.
     """
     @torch.no_grad()
-    def __init__(self, teacher: MultimodalTeacher, graph: UserItemGraph,
+    def __init__(self, teacher: Any, graph: UserItemGraph,
                  dtype: torch.dtype = torch.half) -> None:
         prompt = teacher.prompt
         for name in teacher.modalities:
@@ -90,7 +89,7 @@ class PropagatedFeatures:
 
     def __call__(
         self,
-        teacher: MultimodalTeacher,
+        teacher: Any,
         user_id: Tensor,
         item_id: Tensor,
     ) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,19 +1,20 @@
-r"""The frozen teacher of stage 2, in its exact cheap form."""
+r"""The rows of the frozen teacher of stage 2, in their exact cheap form."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
+from torch_promptmm.models import ModelOutput, MultimodalTeacher, as_output
+from torch_promptmm.models.base import Pair, take
 from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.propagation import propagate
-from torch_promptmm.nn.teacher import MultimodalTeacher, TeacherOutput
-
-Pair = tuple[Tensor, Tensor]
 
 
 class ConstantTables:
@@ -28,18 +29,27 @@ class ConstantTables:
         self.output = as_output(output)
 
     def __call__(self, user_id: Tensor | None = None,
-                 item_id: Tensor | None = None) -> TeacherOutput:
+                 item_id: Tensor | None = None) -> ModelOutput:
         user, item, modalities = self.output
-        return TeacherOutput(
-            _rows(user, user_id), _rows(item, item_id), {
-                name: (_rows(x_user, user_id), _rows(x_item, item_id))
+        return ModelOutput(
+            take(user, user_id), take(item, item_id), {
+                name: (take(x_user, user_id), take(x_item, item_id))
                 for name, (x_user, x_item) in modalities.items()
             })
 
 
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> ConstantTables:
+        r"""Returns the tables with :obj:`fn` applied to each of them."""
+        user, item, modalities = self.output
+        return ConstantTables(ModelOutput(fn(user), fn(item), {
+            name: _both(fn, pair) for name, pair in modalities.items()
+        }))
+
+
 class PromptTables:
-    r"""The outputs of a frozen :class:`MultimodalTeacher` as a function of
-    its prompt.
+    r"""The outputs of a frozen
+    :class:`~torch_promptmm.models.MultimodalTeacher` as a function of its
+    prompt.
 
     With an affine prompt :math:`\mathbf{P} = [\mathbf{Z}, \mathbf{1}]
     \mathbf{B}` and no normalisation of rows, :math:`\mathbf{F}_m =
@@ -95,6 +105,22 @@ class PromptTables:
                 self.basis = self._propagate(self.affine_basis)
                 del self.affine_basis
 
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> PromptTables:
+        r"""Returns the tables with :obj:`fn` applied to each of them, and to
+        the parameters of the teacher."""
+        out = copy.copy(self)
+        self.teacher._apply(fn)
+        out.graph = self.graph.apply(fn)
+        out.user, out.item = fn(self.user), fn(self.item)
+        out.fixed = {k: _both(fn, pair) for k, pair in self.fixed.items()}
+        out.projected = {k: fn(x) for k, x in self.projected.items()}
+        out.reduced = {k: fn(x) for k, x in self.reduced.items()}
+        if self.needs_propagation:
+            out.affine_basis = fn(self.affine_basis)
+        else:
+            out.basis = _both(fn, self.basis)
+        return out
+
     def _propagate(self, x: Tensor, user_id: Tensor | None = None,
                    item_id: Tensor | None = None) -> Pair:
         out = propagate(self.graph, None, x, self.teacher.conv.weights,
@@ -102,23 +128,23 @@ class PromptTables:
         return out[0], out[1]
 
     def __call__(self, user_id: Tensor | None = None,
-                 item_id: Tensor | None = None) -> TeacherOutput:
+                 item_id: Tensor | None = None) -> ModelOutput:
         fixed = {
-            name: (_rows(x_user, user_id), _rows(x_item, item_id))
+            name: (take(x_user, user_id), take(x_item, item_id))
             for name, (x_user, x_item) in self.fixed.items()
         }
         if self.needs_propagation:
             modalities = self._add_propagated(fixed, user_id, item_id)
         else:
             modalities = self._add_cheap(fixed, user_id, item_id)
-        return self.teacher.fuse(_rows(self.user, user_id),
-                                 _rows(self.item, item_id), modalities)
+        return self.teacher.fuse(take(self.user, user_id),
+                                 take(self.item, item_id), modalities)
 
     def _add_cheap(self, fixed: dict[str, Pair], user_id: Tensor | None,
                    item_id: Tensor | None) -> dict[str, Pair]:
         matrix = self.prompt.matrix  # B, (d + 1, d)
-        basis_user = _rows(self.basis[0], user_id)
-        basis_item = _rows(self.basis[1], item_id)
+        basis_user = take(self.basis[0], user_id)
+        basis_item = take(self.basis[1], item_id)
         out = {}
         for name, projected in self.projected.items():
             reduction = self.teacher.reduction(name)
@@ -148,25 +174,5 @@ class PromptTables:
         return out
 
 
-def as_output(output: Any) -> TeacherOutput:
-    r"""Returns what a teacher yields as a :class:`TeacherOutput`.
-
-    Raises:
-        TypeError: If it is not a tuple of users, items and, optionally, a
-            dictionary of modalities.
-    """
-    message = ("A teacher must return (user embeddings, item embeddings, "
-               "{modality: (user, item)}), the last of which may be left out "
-               f"(got '{type(output).__name__}')")
-    if not isinstance(output, (tuple, list)) or len(output) not in (2, 3):
-        raise TypeError(message)
-    user, item = output[:2]
-    modalities = output[2] if len(output) == 3 else {}
-    if not (isinstance(user, Tensor) and isinstance(item, Tensor)
-            and isinstance(modalities, dict)):
-        raise TypeError(message)
-    return TeacherOutput(user, item, dict(modalities))
-
-
-def _rows(x: Tensor, index: Tensor | None) -> Tensor:
-    return x if index is None else x.index_select(0, index)
+def _both(fn: Callable[[Tensor], Tensor], pair: Pair) -> Pair:
+    return fn(pair[0]), fn(pair[1])

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_int
+from torch_promptmm.models.base import ModelOutput, RankingModel
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 
 
-class LightGCNStudent(torch.nn.Module):
-    r"""The student of `"PromptMM: Multi-Modal Knowledge Distillation for
-    Recommendation with Prompt-Tuning"
-    <https://arxiv.org/abs/2402.17188>`_ (Eq. 2): a LightGCN that serves from
-    ID embeddings alone,
+class LightGCN(RankingModel):
+    r"""The model of `"LightGCN: Simplifying and Powering Graph Convolution
+    Network for Recommendation" <https://arxiv.org/abs/2002.02126>`_, which
+    is also the student of `"PromptMM: Multi-Modal Knowledge Distillation for
+    Recommendation with Prompt-Tuning" <https://arxiv.org/abs/2402.17188>`_
+    (Eq. 2): it serves from ID embeddings alone,
 
     .. math::
         \mathbf{E} = \frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{A}^l
@@ -45,9 +48,8 @@ class LightGCNStudent(torch.nn.Module):
         hidden_channels: int,
         num_layers: int = 2,
     ) -> None:
-        super().__init__()
-        self.num_users = check_int('num_users', num_users, 1)
-        self.num_items = check_int('num_items', num_items, 1)
+        super().__init__(check_int('num_users', num_users, 1),
+                         check_int('num_items', num_items, 1))
         self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
         self.num_layers = check_int('num_layers', num_layers, 0)
         self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
@@ -64,13 +66,24 @@ class LightGCNStudent(torch.nn.Module):
         for embedding in (self.user_embedding, self.item_embedding):
             torch.nn.init.uniform_(embedding.weight, -bound, bound)
 
+    @property
+    def width(self) -> int:
+        return self.hidden_channels
+
+    def config(self) -> dict[str, Any]:
+        return {
+            'num_users': self.num_users,
+            'num_items': self.num_items,
+            'hidden_channels': self.hidden_channels,
+            'num_layers': self.num_layers,
+        }
+
     def forward(
         self,
         graph: Adj | UserItemGraph,
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
-        return_ego: bool | int = False,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor]:
         r"""Returns user and item embeddings.
 
         Args:
@@ -81,12 +94,26 @@ class LightGCNStudent(torch.nn.Module):
                 (default: :obj:`None`)
             item_id (torch.Tensor, optional): The same for items.
                 (default: :obj:`None`)
-            return_ego (bool or int, optional): Also return the same rows of
-                :math:`\mathbf{E}^{(0)}`, which the L2 term of the ranking
-                loss needs. (default: :obj:`False`)
         """
-        x = (self.user_embedding.weight, self.item_embedding.weight)
-        return self.conv(x, graph, user_id, item_id, return_ego)
+        user, item, *_ = self.conv(self._tables, graph, user_id, item_id)
+        return user, item
+
+    def rows(
+        self,
+        graph: UserItemGraph,
+        user_id: Tensor,
+        item_id: Tensor,
+        num_ego: int = 0,
+    ) -> ModelOutput:
+        r"""Returns the rows of a training step; the L2 term falls on those
+        of :math:`\mathbf{E}^{(0)}`."""
+        user, item, *ego = self.conv(self._tables, graph, user_id, item_id,
+                                     num_ego)
+        return ModelOutput(user, item, ego=tuple(ego) if ego else None)
+
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        return self.user_embedding.weight, self.item_embedding.weight
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_users}, '

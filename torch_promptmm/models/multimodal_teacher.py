@@ -1,45 +1,36 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_float, check_int, check_matrix
+from torch_promptmm.checks import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+)
+from torch_promptmm.data import InteractionData, read_graph
+from torch_promptmm.models.base import ModelOutput, RankingModel
+from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.nn.components import modality_key
-from torch_promptmm.nn.features import checked_masks
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
-from torch_promptmm.nn.light_gcn_student import LightGCNStudent
 from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
+from torch_promptmm.seeding import seeded
+
+TeacherOutput = ModelOutput
 
 
-class _ByReference(dict[str, Tensor]):
-    r"""Raw features, which copies of a module share."""
-    def __deepcopy__(self, memo: dict[int, Any]) -> _ByReference:
-        return _ByReference(self)
-
-
-class TeacherOutput(NamedTuple):
-    r"""What a teacher yields; a teacher of your own returns this (or a plain
-    tuple of the same three) and nothing else.
-
-    Attributes:
-        user (torch.Tensor): User embeddings :math:`(|\mathcal{U}|, d)`.
-        item (torch.Tensor): Item embeddings :math:`(|\mathcal{I}|, d)`.
-        modalities (dict): From the name of a modality to its user and item
-            embeddings.
-    """
-    user: Tensor
-    item: Tensor
-    modalities: dict[str, tuple[Tensor, Tensor]]
-
-
-class MultimodalTeacher(torch.nn.Module):
+class MultimodalTeacher(RankingModel):
     r"""The multimodal graph teacher of `"PromptMM: Multi-Modal Knowledge
     Distillation for Recommendation with Prompt-Tuning"
     <https://arxiv.org/abs/2402.17188>`_ (Eq. 1),
@@ -56,8 +47,9 @@ class MultimodalTeacher(torch.nn.Module):
         \mathbf{F}_m^u \\ \mathbf{F}_m^i \end{pmatrix} \right),
 
     where :math:`\mathbf{F}_m` are the features of a modality after
-    :class:`PromptedReduction`. The self weight :math:`s` keeps an item's own
-    features in, without which an item that nobody has touched has none.
+    :class:`~torch_promptmm.nn.PromptedReduction`. The self weight :math:`s`
+    keeps an item's own features in, without which an item that nobody has
+    touched has none.
 
     The features are given to :meth:`set_features` and held by reference:
     they are no buffers, are not in the state, and stay on their device. The
@@ -84,6 +76,9 @@ class MultimodalTeacher(torch.nn.Module):
           :class:`UserItemGraph`
         - **output:** a :class:`TeacherOutput`
     """
+    item_features: ItemFeatures
+    needs_features = True
+
     def __init__(
         self,
         num_users: int,
@@ -97,17 +92,13 @@ class MultimodalTeacher(torch.nn.Module):
         prompt_channels: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        if not isinstance(in_channels, Mapping) or len(in_channels) == 0:
-            raise ValueError(f"'in_channels' must map at least one modality "
-                             f"name to its width (got {in_channels!r})")
-        self.in_channels = dict(in_channels)
+        super().__init__(num_users, num_items,
+                         ItemFeatures(in_channels, num_items))
         self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
         self.fusion_weight = check_float('fusion_weight', fusion_weight)
         self.self_weight = check_float('self_weight', self_weight)
-        self.backbone = LightGCNStudent(num_users, num_items, hidden_channels,
-                                        num_layers)
-        self.num_users, self.num_items = num_users, num_items
+        self.backbone = LightGCN(num_users, num_items, hidden_channels,
+                                 num_layers)
         self.num_layers = num_layers
         if prompt_channels is None and prompt is not None:
             prompt_channels = prompt.channels
@@ -120,11 +111,64 @@ class MultimodalTeacher(torch.nn.Module):
         share = 1.0 / (num_layers + 1)
         self.conv = LightGCNConv([share * self.self_weight] +
                                  [share] * num_layers)
-        self._features = _ByReference()
-        self._masks = _ByReference()
-        # Of PropagatedFeatures, for training with rows on their graph.
-        self.propagated: Any = None
+        # For training with rows on their graph.
+        self.propagated: PropagatedFeatures | None = None
         self.prompt = prompt
+
+    @classmethod
+    def from_data(
+        cls,
+        data: HeteroData,
+        hidden_channels: int = 64,
+        seed: int | None = None,
+        edge_type: tuple[str, str, str] | None = None,
+        modalities: Sequence[str] | None = None,
+        prompt: str | None = 'pca',
+        prompt_layers: int = 1,
+        standardize: bool = True,
+        **kwargs: Any,
+    ) -> MultimodalTeacher:
+        r"""Builds teacher and prompt from the sizes, features and
+        interactions of a training graph.
+
+        Args:
+            data (HeteroData): The training graph.
+            hidden_channels (int, optional): The width :math:`d` of an
+                embedding. (default: :obj:`64`)
+            seed (int, optional): The seed of the initial weights.
+                (default: torch's global generator)
+            edge_type (tuple, optional): The edge type of the interactions.
+                (default: :obj:`("user", "interacts", "item")`, or the only
+                one)
+            modalities (list of str, optional): The item attributes that are
+                modalities. (default: all)
+            prompt (str, optional): :obj:`"pca"` or :obj:`"graph"`, see
+                :meth:`~torch_promptmm.nn.SoftPrompt.from_features`, or
+                :obj:`None`. (default: :obj:`"pca"`)
+            prompt_layers (int, optional): Layers of the prompt network.
+                (default: :obj:`1`)
+            standardize (bool, optional): Standardise the features.
+                (default: :obj:`True`)
+            **kwargs (optional): Arguments of the model.
+        """
+        check_choice('prompt', prompt, ('pca', 'graph', None))
+        check_int('prompt_layers', prompt_layers, 1)
+        check_bool('standardize', standardize)
+        view = read_graph(data, edge_type, modalities, need_features=True)
+        with seeded(seed, torch.device('cpu')):
+            soft = None
+            if prompt is not None:
+                graph = UserItemGraph(view.edge_index, view.num_users,
+                                      view.num_items)
+                soft = SoftPrompt.from_features(view.features,
+                                                hidden_channels, prompt,
+                                                view.masks, graph,
+                                                prompt_layers)
+            out = cls(view.num_users, view.num_items,
+                      {name: x.size(1) for name, x in view.features.items()},
+                      hidden_channels, prompt=soft, **kwargs)
+        out.set_features(view.features, view.masks, standardize=standardize)
+        return out
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == 'prompt':  # Assigned modules would become submodules.
@@ -143,24 +187,45 @@ class MultimodalTeacher(torch.nn.Module):
         object.__setattr__(self, '_prompt', prompt)
         if prompt is None or prompt is old or not prompt.is_affine:
             return
-        for name, x in self._features.items():
+        for name, x in self.features.items():
             self.reduction(name).fit_gram(x, prompt.basis,
-                                          self._masks.get(name))
+                                          self.masks.get(name))
+
+    def inject(self, prompt: SoftPrompt) -> None:
+        r"""Puts another prompt into the teacher, with the statistics that
+        depend on it."""
+        width = self.reduction(self.modalities[0]).prompt_channels
+        have = (prompt.num_items, prompt.channels)
+        if have != (self.num_items, width):
+            raise ValueError(f"'prompt' must be of {self.num_items} items and "
+                             f"{width} channels, as the teacher (got "
+                             f"{have[0]} and {have[1]})")
+        self.prompt = prompt
+        if self.features and prompt.is_affine:
+            standardize = any(
+                bool((self.reduction(name).scale != 1.0).any())
+                for name in self.modalities)
+            self.set_features(self.features, self.masks,
+                              standardize=standardize)
 
     @property
-    def modalities(self) -> list[str]:
-        r"""The names of the modalities."""
-        return list(self.in_channels)
+    def width(self) -> int:
+        return self.hidden_channels
+
+    @property
+    def in_channels(self) -> dict[str, int]:
+        r"""The width of each modality."""
+        return self.item_features.in_channels
 
     @property
     def features(self) -> dict[str, Tensor]:
         r"""The raw features, by reference."""
-        return self._features
+        return self.item_features.tensors
 
     @property
     def masks(self) -> dict[str, Tensor]:
         r"""Where items have a modality, by reference."""
-        return self._masks
+        return self.item_features.masks
 
     def reduction(self, name: str) -> PromptedReduction:
         r"""The reduction of a modality."""
@@ -192,48 +257,60 @@ class MultimodalTeacher(torch.nn.Module):
             standardize (bool, optional): If :obj:`False`, features are
                 taken as they are. (default: :obj:`True`)
         """
-        if set(features) != set(self.in_channels):
-            raise ValueError(f"'features' must have the modalities "
-                             f"{self.modalities} (got {list(features)})")
-        for name, x in features.items():
-            check_matrix(f'features[{name!r}]', x, self.in_channels[name])
-            if x.size(0) != self.num_items:
-                raise ValueError(
-                    f"'features[{name!r}]' must have a row for each of the "
-                    f"{self.num_items} items (got shape {list(x.shape)})")
-        masks = checked_masks(masks, {
-            name: x.size(0) for name, x in features.items()
-        })
-        self._features = _ByReference(
-            {name: features[name] for name in self.in_channels})
-        self._masks = _ByReference(masks)
+        self.item_features.set(features, masks)
         self.propagated = None
         if fit:
             prompt = self.prompt
             basis = (prompt.basis
                      if prompt is not None and prompt.is_affine else None)
-            for name, x in self._features.items():
-                self.reduction(name).fit_statistics(x, self._masks.get(name),
+            for name, x in self.features.items():
+                self.reduction(name).fit_statistics(x, self.masks.get(name),
                                                     basis, standardize)
+
+    def give_features(self, view: InteractionData) -> None:
+        features, masks = self.select_features(view)
+        self.set_features(features, masks, fit=not self.has_statistics)
+
+    @property
+    def has_statistics(self) -> bool:
+        r"""Whether the reductions know the statistics of their features."""
+        return all(
+            bool(self.reduction(name).num_items > 0)
+            for name in self.modalities)
 
     def release_features(self) -> None:
         r"""Lets go of the raw features."""
-        self._features, self._masks = _ByReference(), _ByReference()
+        self.item_features.release()
         self.propagated = None
 
-    def _require_features(self) -> None:
-        if not self._features:
-            raise ValueError(
-                "The teacher has no item features, which are never saved "
-                "with it: give it the data again ('prepare(data)' or 'fit' "
-                "of the distiller, or 'set_features')")
+    def cache_features(self, graph: UserItemGraph | None) -> None:
+        r"""Propagates the features over a graph once, see
+        :class:`PropagatedFeatures`."""
+        self.propagated = (None if graph is None else
+                           PropagatedFeatures(self, graph))
+
+    def config(self) -> dict[str, Any]:
+        reduction = self.reduction(self.modalities[0])
+        return {
+            'num_users': self.num_users,
+            'num_items': self.num_items,
+            'in_channels': self.in_channels,
+            'hidden_channels': self.hidden_channels,
+            'num_layers': self.num_layers,
+            'fusion_weight': self.fusion_weight,
+            'self_weight': self.self_weight,
+            'prompt_channels': reduction.prompt_channels,
+            'prompt_weight': reduction.prompt_weight,
+            'dropout': reduction.dropout,
+            'normalize': reduction.normalize,
+        }
 
     def reduced(self, name: str) -> Tensor:
         r"""Returns :math:`\hat{\mathbf{X}}_m \mathbf{W}_m`
         :math:`(|\mathcal{I}|, d)`, without bias, prompt and dropout."""
-        self._require_features()
-        return self.reduction(name).reduce(self._features[name],
-                                           self._masks.get(name))
+        self.item_features.require()
+        return self.reduction(name).reduce(self.features[name],
+                                           self.masks.get(name))
 
     def context(self, name: str,
                 prompt: Tensor | None) -> PromptContext | None:
@@ -246,9 +323,9 @@ class MultimodalTeacher(torch.nn.Module):
             return reduction.affine_context(self.prompt.matrix)
         if reduction.normalize != 'row':
             return None
-        self._require_features()
-        return reduction.context(self._features[name], prompt,
-                                 self._masks.get(name))
+        self.item_features.require()
+        return reduction.context(self.features[name], prompt,
+                                 self.masks.get(name))
 
     def fuse(self, user: Tensor, item: Tensor,
              modalities: dict[str, tuple[Tensor, Tensor]]) -> TeacherOutput:
@@ -261,7 +338,7 @@ class MultimodalTeacher(torch.nn.Module):
                 same = user.dtype == part_user.dtype
                 add = Tensor.add_ if number > 0 and same else torch.add
                 user, item = add(user, part_user), add(item, part_item)
-        return TeacherOutput(user, item, modalities)
+        return ModelOutput(user, item, modalities)
 
     def propagate(
         self,
@@ -288,8 +365,7 @@ class MultimodalTeacher(torch.nn.Module):
         graph: Adj | UserItemGraph,
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
-        return_ego: bool = False,
-    ) -> Any:
+    ) -> ModelOutput:
         r"""Returns user and item embeddings, fused and of each modality.
 
         Args:
@@ -300,17 +376,28 @@ class MultimodalTeacher(torch.nn.Module):
                 (default: :obj:`None`)
             item_id (torch.Tensor, optional): The same for items.
                 (default: :obj:`None`)
-            return_ego (bool, optional): Also return the same rows of
-                :math:`\mathbf{E}^{(0)}`, after the output.
-                (default: :obj:`False`)
         """
         weight = self.backbone.item_embedding.weight
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype)
-        user, item, *ego = self.backbone(graph, user_id, item_id, return_ego)
-        modalities = self._modalities(graph, user_id, item_id)
-        out = self.fuse(user, item, modalities)
-        return (out, *ego) if return_ego else out
+        user, item = self.backbone(graph, user_id, item_id)
+        return self.fuse(user, item, self._modalities(graph, user_id,
+                                                      item_id))
+
+    def rows(
+        self,
+        graph: UserItemGraph,
+        user_id: Tensor,
+        item_id: Tensor,
+        num_ego: int = 0,
+    ) -> ModelOutput:
+        r"""Returns the rows of a training step; the L2 term falls on those
+        of :math:`\mathbf{E}^{(0)}`."""
+        user, item, _ = ids = self.backbone.rows(graph, user_id, item_id,
+                                                 num_ego)
+        out = self.fuse(user, item, self._modalities(graph, user_id, item_id))
+        out.ego = ids.ego
+        return out
 
     def _modalities(
         self,

@@ -1,3 +1,5 @@
+r"""The task of stage 2: Eq. 12."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -12,10 +14,10 @@ from torch_promptmm.loss import (
     ListwiseKD,
     PairwiseKD,
     ScaledCosineError,
-    as_scored,
     default_temperature,
 )
-from torch_promptmm.nn import TeacherOutput, UserItemGraph
+from torch_promptmm.models import ModelOutput, RankingModel, embed
+from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.train.objective import RankingObjective
 from torch_promptmm.train.rows import (
     ScoredRows,
@@ -25,7 +27,7 @@ from torch_promptmm.train.rows import (
 )
 from torch_promptmm.train.task import Task, Terms, batch_l2
 
-TeacherRows = Callable[[Tensor, Tensor], TeacherOutput]
+TeacherRows = Callable[[Tensor, Tensor], ModelOutput]
 
 
 class DistillationTask(Task):
@@ -42,14 +44,14 @@ class DistillationTask(Task):
         \Theta \|^2_{\textrm{batch}}.
 
     Args:
-        student (torch.nn.Module): The student.
+        student (RankingModel): The student.
         graph (UserItemGraph): What is propagated over.
         positives (torch.Tensor): The interactions to train on
             :math:`(2, P)`.
         known (torch.Tensor): The interactions that are no negatives
             :math:`(2, E)`.
         teacher_rows (callable): The frozen teacher's output at given users
-            and items, such as :class:`~torch_promptmm.nn.PromptTables`.
+            and items, such as :class:`~torch_promptmm.distill.PromptTables`.
         objective (RankingObjective): The ranking loss.
         prompt (torch.nn.Module, optional): The prompt, if it is tuned.
             (default: :obj:`None`)
@@ -95,7 +97,7 @@ class DistillationTask(Task):
     """
     def __init__(
         self,
-        student: torch.nn.Module,
+        student: RankingModel,
         graph: UserItemGraph,
         positives: Tensor,
         known: Tensor,
@@ -145,6 +147,14 @@ class DistillationTask(Task):
             if disentangle else ListwiseKD(temperature))
         self.emb_loss = ScaledCosineError(gamma)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor],
+               recurse: bool = True) -> DistillationTask:
+        super()._apply(fn, recurse)
+        self.masks = {name: fn(mask) for name, mask in self.masks.items()}
+        if hasattr(self.teacher_rows, 'apply'):
+            self.teacher_rows = self.teacher_rows.apply(fn)
+        return self
+
     @property
     def _needs_lists(self) -> bool:
         return self.list_weight > 0.0 or self.fused_list_weight > 0.0
@@ -164,15 +174,15 @@ class DistillationTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         item_id = batch_items(batch)
-        user, item, ego_user, ego_item = self.student(
-            self.graph, batch.user, item_id,
-            return_ego=num_ego_items(batch))
-        rows = ScoredRows(split_rows(user, item, batch), batch, self.score)
+        num_ego = num_ego_items(batch) if self.l2 > 0.0 else 0
+        out = self.student.rows(self.graph, batch.user, item_id, num_ego)
+        rows = ScoredRows(split_rows(out.user, out.item, batch), batch,
+                          self.score)
         terms = {'rank': self.objective(rows)}
         total = terms['rank']
         weights: dict[str, float] = {}
         if self.l2 > 0.0:
-            terms['l2'] = batch_l2(ego_user, ego_item, batch)
+            terms['l2'] = batch_l2(out, batch)
             weights['l2'] = self.l2
         if self.needs_teacher:
             teacher = self.teacher_rows(batch.user, item_id)
@@ -189,7 +199,7 @@ class DistillationTask(Task):
             self.fused_list_weight, self.fused_emb_weight,
             self.teacher_weight))
 
-    def _distil(self, rows: ScoredRows, teacher: TeacherOutput, batch: Batch,
+    def _distil(self, rows: ScoredRows, teacher: ModelOutput, batch: Batch,
                 terms: Terms, weights: dict[str, float]) -> None:
         fused, *modal = (
             ScoredRows(split_rows(x_user, x_item, batch), batch, self.score,
@@ -237,10 +247,9 @@ class DistillationTask(Task):
             mask = self.masks[name][batch.item]
         return self.emb_loss(student, teacher, mask)
 
-    @torch.no_grad()
     def embeddings(
         self,
         graph: UserItemGraph | None = None,
     ) -> tuple[Tensor, Tensor]:
-        user, item = self.student(self.graph if graph is None else graph)
-        return as_scored(user, self.score), as_scored(item, self.score)
+        return embed(self.student, self.graph if graph is None else graph,
+                     self.score)

@@ -148,16 +148,12 @@ class Settings:
     @property
     def learning_rate(self) -> float:
         r"""The learning rate, or the ranking loss's own."""
-        if self.lr is not None:
-            return self.lr
-        return 1e-2 if self.ranking_loss == 'bpr' else 5e-3
+        return self.objective().default_lr if self.lr is None else self.lr
 
     @property
     def ego_l2(self) -> float:
         r"""The L2 weight, or the ranking loss's own."""
-        if self.l2 is not None:
-            return self.l2
-        return 0.05 if self.ranking_loss == 'bpr' else 1e-3
+        return self.objective().default_l2 if self.l2 is None else self.l2
 
     def objective(self) -> RankingObjective:
         r"""The ranking loss of teacher and student."""
@@ -167,7 +163,7 @@ class Settings:
 
     def distillation(self) -> dict[str, Any]:
         r"""The arguments of
-        :class:`~torch_promptmm.train.DistillationTask`."""
+        :class:`~torch_promptmm.distill.DistillationTask`."""
         names = ('pair_weight', 'list_weight', 'emb_weight',
                  'fused_list_weight', 'fused_emb_weight', 'teacher_weight',
                  'list_size', 'alpha', 'beta', 'disentangle', 'gamma',

@@ -1,0 +1,27 @@
+r"""Distillation: what only the two stages of a teacher and its student
+need."""
+
+from torch_promptmm.distill.frozen_rows import ConstantTables, PromptTables
+from torch_promptmm.distill.projections import Projections
+from torch_promptmm.distill.settings import Settings
+from torch_promptmm.distill.stages import (
+    Parts,
+    Stage,
+    StudentStage,
+    TeacherStage,
+    TrainingData,
+)
+from torch_promptmm.distill.task import DistillationTask
+
+__all__ = classes = [
+    'Settings',
+    'DistillationTask',
+    'Stage',
+    'TeacherStage',
+    'StudentStage',
+    'Parts',
+    'TrainingData',
+    'ConstantTables',
+    'PromptTables',
+    'Projections',
+]

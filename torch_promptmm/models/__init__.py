@@ -1,0 +1,35 @@
+r"""Models: whole recommenders, one file each, on one protocol."""
+
+from torch_promptmm.models.base import (
+    ForeignModel,
+    ModelOutput,
+    RankingModel,
+    as_model,
+    as_output,
+    check_output,
+    embed,
+)
+from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.multimodal_teacher import (
+    MultimodalTeacher,
+    TeacherOutput,
+)
+from torch_promptmm.models.propagated_features import PropagatedFeatures
+
+# The name that the paper gives it, for its role.
+LightGCNStudent = LightGCN
+
+__all__ = classes = [
+    'RankingModel',
+    'ModelOutput',
+    'ForeignModel',
+    'LightGCN',
+    'LightGCNStudent',
+    'MultimodalTeacher',
+    'TeacherOutput',
+    'PropagatedFeatures',
+    'as_model',
+    'as_output',
+    'check_output',
+    'embed',
+]
