@@ -9,13 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torch_promptmm.evaluate import (
-    KnownItems,
-    _largest,
-    check_k,
-    evaluate_embeddings,
-    top_items,
-)
+from torch_promptmm import ranking
+from torch_promptmm.evaluate import check_k, evaluate_embeddings
+from torch_promptmm.ranking import KnownItems, _largest, top_items
 
 
 def embeddings(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,8 +132,7 @@ def test_order_of_the_interactions_does_not_matter() -> None:
 
 
 def test_never_the_whole_score_matrix(monkeypatch) -> None:
-    from torch_promptmm import evaluate
-    monkeypatch.setattr(evaluate, '_CHUNK_ELEMENTS', 40)
+    monkeypatch.setattr(ranking, '_CHUNK_ELEMENTS', 40)
     user_emb, item_emb = torch.randn(30, 4), torch.randn(10, 4)
     chunks = list(top_items(user_emb, item_emb, torch.arange(30), 3))
     assert [len(user) for user, _, _ in chunks] == [4] * 7 + [2]

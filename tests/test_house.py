@@ -20,13 +20,15 @@ SOURCES = sorted((ROOT / PACKAGE).rglob('*.py'))
 # `datasets` stand at the side. Any other module directly in the package, such
 # as `checks.py`, is a foundation: all may import it, it imports no room.
 MAY_IMPORT = {
-    'nn': {'loss'},
-    'loss': {'nn'},
+    'nn': set(),
     'data': set(),
     'datasets': {'data'},
-    'models': {'nn', 'loss'},
+    'loss': {'nn'},
+    'loader': {'nn'},
+    'ranking': {'nn'},
+    'models': {'nn', 'loss', 'loader', 'data'},
 }
-for _room in ['loader', 'evaluate', 'train', 'serve', 'distiller', 'cli']:
+for _room in ['evaluate', 'train', 'distill', 'serve', 'distiller', 'cli']:
     # Each of these may import all that stand before it.
     MAY_IMPORT[_room] = set(MAY_IMPORT)
 
@@ -44,7 +46,7 @@ OPTIONAL = {
     'torch_sparse',
 }
 
-MAX_LINES = 500
+MAX_LINES = 400
 
 
 class Import(NamedTuple):

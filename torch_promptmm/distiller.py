@@ -85,6 +85,8 @@ class PromptMMDistiller(torch.nn.Module):
         self._training = Distillation(
             self, Parts(model, student, prompt, self.projections, settings,
                         self.objective), edge_type, modalities)
+        self.edge_type = self._training.edge_type
+        self.modalities = self._training.modalities
         self.register_load_state_dict_post_hook(_forget_saved)
 
     @classmethod
@@ -108,24 +110,22 @@ class PromptMMDistiller(torch.nn.Module):
                 (default: a :class:`~torch_promptmm.models.MultimodalTeacher`)
             seed (int, optional): The seed of the initial weights.
                 (default: torch's global generator)
-            edge_type (tuple, optional): See the class. (default:
-                :obj:`None`)
-            modalities (list of str, optional): See the class. (default: all)
-            setting (str, optional): See the class. (default:
-                :obj:`"default"`)
+            edge_type (tuple, optional): See the class.
+            modalities (list of str, optional): See the class.
+            setting (str, optional): See the class.
             **kwargs (optional): Arguments of
                 :class:`~torch_promptmm.distill.Settings` and
                 :meth:`MultimodalTeacher.from_data()
-                <torch_promptmm.models.MultimodalTeacher.from_data>`; its
+                <torch_promptmm.models.MultimodalTeacher.from_view>`; its
                 sizes are :obj:`teacher_channels` and :obj:`teacher_layers`.
         """
         view = read_graph(data, edge_type, check_finite=False)
-        which = {'edge_type': edge_type, 'modalities': modalities}
         with seeded(seed, torch.device('cpu')):
             teacher, student, kwargs = build_models(
                 data, view, teacher, hidden_channels, num_layers, setting,
-                kwargs, **which)
-            out = cls(teacher, student, None, setting, **which, **kwargs)
+                kwargs, edge_type=edge_type, modalities=modalities)
+            out = cls(teacher, student, None, setting, edge_type,
+                      getattr(teacher, 'modalities', modalities), **kwargs)
         out._training.seen = Seen.of(data, view)
         return out
 
@@ -136,19 +136,16 @@ class PromptMMDistiller(torch.nn.Module):
 
     @property
     def score(self) -> str:
-        r"""The score function of all models, :obj:`"dot"` or
-        :obj:`"cosine"`."""
+        r"""The score function of all models."""
         return self.objective.score
 
     @property
-    def graph(self) -> UserItemGraph | None:
-        r"""The training graph, if there is one yet."""
-        seen = self._training.seen
-        return None if seen is None else seen.graph
+    def graph(self) -> UserItemGraph:
+        r"""The training graph."""
+        return self._training.require_seen('graph').graph
 
     def reset_parameters(self) -> None:
-        r"""Starts over: resets all learnable parameters of student, teacher,
-        prompt and projections."""
+        r"""Starts over: resets all learnable parameters."""
         reset_parameters(self.student, self.teacher, self.prompt,
                          self.projections)
         self._training.prepared = self._training.saved = None
@@ -267,13 +264,12 @@ class PromptMMDistiller(torch.nn.Module):
                                        per_user=per_user, metrics=metrics)
 
     def save(self, path: str | os.PathLike) -> None:
-        r"""Saves the distiller in one file (safetensors, with JSON in its
-        header), all of it or nothing: student, teacher, prompt, known
-        interactions and the final embeddings of both models, without any
-        raw feature."""
+        r"""Saves the distiller in one file, all of it or nothing: student,
+        teacher, prompt, known interactions and the final embeddings of both
+        models, without any raw feature."""
         check_path('path', path)
         training = self._training
-        seen, models = training.require_seen(), ['student']
+        seen, models = training.require_seen(before='save'), ['student']
         if self.teacher is not None or training.saved is not None:
             models.append('teacher')
         write_distiller(path, DistillerParts(

@@ -213,7 +213,7 @@ CASES = {
         lambda: PromptMMDistiller(Stranger(None), LightGCNStudent(40, 36, 4),
                                   PROMPT), V, "'prompt' needs"),
     'foreign teacher yields a tensor': (
-        lambda: stranger(torch.zeros(40, 3)), T, "teacher must.*'Tensor'"),
+        lambda: stranger(torch.zeros(40, 3)), T, "teacher' must.*'Tensor'"),
     'foreign teacher of other users': (
         lambda: stranger((torch.zeros(39, 3), torch.zeros(36, 3))), V,
         r'user embeddings of shape \[40, channels\].*39'),
@@ -396,6 +396,6 @@ def test_bad_input_leaves_the_distiller_usable():
             distiller.fit(TRAIN, VAL, epochs=1, progress=False, **wrong)
     assert torch.equal(distiller.embeddings()[0], before)
     distiller.evaluate(TEST, k=5)
-    task = RankingTask(distiller.student, distiller._graph,
+    task = RankingTask(distiller.student, distiller.graph,
                        TRAIN[EDGE].edge_index)
     assert task.device.type == 'cpu'

@@ -109,7 +109,7 @@ def test_what_a_loaded_one_lacks(saved, blocks):
     store.edge_index = store.edge_index[:, 5:]
     loaded.evaluate(other, k=5)  # The student needs nothing.
     for call in (lambda: loaded.evaluate(other, k=5, model='teacher'),
-                 lambda: loaded.teacher(loaded._graph)):
+                 lambda: loaded.teacher(loaded.graph)):
         with pytest.raises(ValueError, match='no item features'):
             call()
     del other['item'].visual

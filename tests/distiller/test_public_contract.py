@@ -60,7 +60,7 @@ def test_parts(fitted):
     assert fitted.score == 'cosine'
     text = str(fitted)
     assert text.startswith('PromptMMDistiller(\n  teacher=MultimodalTeacher(')
-    assert 'student=LightGCNStudent(40, 36' in text
+    assert 'student=LightGCN(40, 36' in text
 
 
 def test_student_has_no_modality_parameter(fitted):
@@ -368,7 +368,7 @@ def test_modalities(widths, tmp_path):
     history = distiller.fit(train, val, **RUN)
     assert all(x > 0 for x in history['student'].values('loss'))
     assert set(distiller.teacher(
-        distiller._graph).modalities) == set(widths)
+        distiller.graph).modalities) == set(widths)
     distiller.save(tmp_path / 'x')
     loaded = PromptMMDistiller.load(tmp_path / 'x')
     assert loaded.evaluate(val, k=5) == distiller.evaluate(val, k=5)

@@ -72,7 +72,7 @@ def test_stage_1_loss_by_hand(make, blocks, ranking_loss):
     assert_close(
         total, terms['rank'] + 0.3 * terms['l2'] + 0.7 * terms['modality'])
 
-    out = distiller.teacher(distiller._graph)
+    out = distiller.teacher(distiller.graph)
 
     def unit(x):
         cosine = distiller.score == 'cosine'
@@ -281,8 +281,8 @@ def test_terms_by_hand(make, blocks):
     batch = batches(task)[0]
     _, terms = distiller.student_loss(batch)
     with torch.no_grad():
-        teacher = distiller.teacher(distiller._graph)
-        student = distiller.student(distiller._graph)
+        teacher = distiller.teacher(distiller.graph)
+        student = distiller.student(distiller.graph)
 
     def unit(x):
         return x / x.norm(dim=1, keepdim=True)
@@ -455,11 +455,11 @@ def test_distiller_without_features_in_stage_2(make, blocks):
     batch = batches(task)[0]
     assert distiller.student_loss(batch)[0].isfinite()
     with pytest.raises(ValueError, match='data again'):
-        distiller.teacher(distiller._graph)
+        distiller.teacher(distiller.graph)
 
 
 def test_prepare_student_of_a_fresh_distiller(blocks):
     distiller = PromptMMDistiller.from_data(blocks[0], hidden_channels=4)
     task = distiller.prepare(blocks[0])
     assert isinstance(task, DistillationTask)
-    assert 'student' in repr(distiller._prepared[0])
+    assert 'student' in repr(distiller._training.prepared[0])

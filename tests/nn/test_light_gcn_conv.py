@@ -72,7 +72,7 @@ def test_rows() -> None:
     x, edge_index = features(), random_edges()
     user_id, item_id = torch.tensor([3, 1, 1]), torch.tensor([0, 9])
     want = LightGCNConv()(x, edge_index)
-    out = LightGCNConv()(x, edge_index, user_id, item_id, return_ego=True)
+    out = LightGCNConv()(x, edge_index, user_id, item_id, num_ego=2)
     check_same(out, (want[0][user_id], want[1][item_id], x[0][user_id],
                      x[1][item_id]), x)
 

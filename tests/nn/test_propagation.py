@@ -51,15 +51,16 @@ def rows(x: Tensor, index: Tensor | None) -> Tensor:
 
 @pytest.mark.parametrize('weights', WEIGHTS)
 @pytest.mark.parametrize('user_id, item_id', ROWS)
-@pytest.mark.parametrize('return_ego', [False, True])
+@pytest.mark.parametrize('with_ego', [False, True])
 def test_equals_the_dense_operator(branch, weights, user_id, item_id,
-                                   return_ego: bool) -> None:
+                                   with_ego: bool) -> None:
+    num_ego = NUM_ITEMS if item_id is None else len(item_id)
     x_user, x_item = inputs()
     out = propagate(graph(), x_user, x_item, weights, user_id, item_id,
-                    return_ego)
+                    num_ego if with_ego else 0)
     whole = naive(weights) @ torch.cat([x_user, x_item])
     want = [rows(whole[:NUM_USERS], user_id), rows(whole[NUM_USERS:], item_id)]
-    if return_ego:
+    if with_ego and num_ego > 0:
         want += [rows(x_user, user_id), rows(x_item, item_id)]
     assert len(out) == len(want)
     seeds = [torch.randn_like(x) for x in want]
@@ -75,7 +76,7 @@ def test_the_inputs_of_the_first_items_alone(branch) -> None:
     x_user, x_item = inputs()
     out = propagate(graph(), x_user, x_item, (0.2, 0.3, 0.5), USERS, ITEMS, 3)
     want = propagate(graph(), x_user, x_item, (0.2, 0.3, 0.5), USERS, ITEMS,
-                     True)
+                     len(ITEMS))
     want = (*want[:3], want[3][:3])
     seeds = [torch.randn_like(x) for x in want]
     for a, b in zip(out, want, strict=True):
@@ -91,8 +92,10 @@ def test_the_inputs_of_the_first_items_alone(branch) -> None:
 def test_no_users_are_zero_users(branch, weights, user_id, item_id) -> None:
     _, x_item = inputs()
     zero = torch.zeros(NUM_USERS, 3, dtype=torch.double)
-    out = propagate(graph(), None, x_item, weights, user_id, item_id, True)
-    want = propagate(graph(), zero, x_item, weights, user_id, item_id, True)
+    num_ego = NUM_ITEMS if item_id is None else len(item_id)
+    out = propagate(graph(), None, x_item, weights, user_id, item_id, num_ego)
+    want = propagate(graph(), zero, x_item, weights, user_id, item_id,
+                     num_ego)
     assert out[2] is None
     seeds = [torch.randn_like(x) for x in want]
     for i in (0, 1, 3):
@@ -108,7 +111,8 @@ def test_no_users_are_zero_users(branch, weights, user_id, item_id) -> None:
 @pytest.mark.parametrize('weights', [(0.4, ), (0.0, 1.0), (0.2, 0.3, 0.5)])
 def test_gradient_of_one_output_alone(branch, which: int, weights) -> None:
     x_user, x_item = inputs()
-    out = propagate(graph(), x_user, x_item, weights, USERS, ITEMS, True)
+    out = propagate(graph(), x_user, x_item, weights, USERS, ITEMS,
+                    len(ITEMS))
     whole = naive(weights) @ torch.cat([x_user, x_item])
     want = (whole[:NUM_USERS][USERS], whole[NUM_USERS:][ITEMS], x_user[USERS],
             x_item[ITEMS])[which]
@@ -151,7 +155,7 @@ def test_inputs_are_not_changed_and_not_shared() -> None:
     x_user, x_item = inputs(requires_grad=False)
     copies = x_user.clone(), x_item.clone()
     for weights in WEIGHTS:
-        out = propagate(graph(), x_user, x_item, weights, return_ego=True)
+        out = propagate(graph(), x_user, x_item, weights, num_ego=NUM_ITEMS)
         for x in out[:2]:
             x.zero_()
     assert torch.equal(x_user, copies[0])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from torch_promptmm.evaluate import KnownItems
+from torch_promptmm.ranking import KnownItems
 from torch_promptmm.serve import recommend
 
 

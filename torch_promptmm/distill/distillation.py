@@ -119,12 +119,12 @@ class Distillation:
             raise ValueError(NO_TEACHER)
         return self.parts.teacher
 
-    def require_seen(self) -> Seen:
+    def require_seen(self, before: str = 'recommend') -> Seen:
         r"""Returns what was trained on."""
         if self.seen is None:
-            raise ValueError("The distiller has seen no training graph yet: "
-                             "call 'fit' or 'prepare', or build it by "
-                             "'from_data'")
+            raise ValueError(f"The distiller has seen no training graph yet: "
+                             f"build it by 'from_data', or call 'fit' before "
+                             f"'{before}'")
         return self.seen
 
     def loss(self, batch: Batch,

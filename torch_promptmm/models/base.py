@@ -112,11 +112,25 @@ class RankingModel(torch.nn.Module):
         """
         view = read_graph(data, edge_type, modalities,
                           need_features=cls.needs_features)
+        with seeded(seed, torch.device('cpu')):
+            return cls.from_view(view, hidden_channels, **kwargs)
+
+    @classmethod
+    def from_view(cls: type[Model], view: InteractionData,
+                  hidden_channels: int, **kwargs: Any) -> Model:
+        r"""Builds a model from a graph that was read; a model that computes
+        something of it overrides it.
+
+        Args:
+            view (InteractionData): The training graph.
+            hidden_channels (int): The width :math:`d` of an embedding.
+            **kwargs (optional): Arguments of the model.
+        """
         sizes: tuple[Any, ...] = (view.num_users, view.num_items)
         if cls.needs_features:
             sizes += ({k: x.size(1) for k, x in view.features.items()}, )
-        with seeded(seed, torch.device('cpu')):
-            model = cls(*sizes, hidden_channels, **kwargs)
+        model = cls(  # type: ignore[call-arg]
+            *sizes, hidden_channels, **kwargs)
         model.give_features(view)
         return model
 
@@ -246,10 +260,12 @@ class ForeignModel(RankingModel):
     Args:
         module (torch.nn.Module): :obj:`module(graph)` yields user and item
             embeddings, and, optionally, those of modalities.
+        name (str, optional): What to call it in an error.
+            (default: :obj:`"model"`)
     """
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__(0, 0)
-        self.module = module
+    def __init__(self, module: torch.nn.Module, name: str = 'model') -> None:
+        super().__init__(0, 0)  # Its sizes are known when it is called.
+        self.module, self.name = module, name
 
     def forward(
         self,
@@ -257,7 +273,7 @@ class ForeignModel(RankingModel):
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
     ) -> ModelOutput:
-        out = as_output(self.module(graph))
+        out = as_output(self.module(graph), self.name)
         return ModelOutput(take(out.user, user_id), take(out.item, item_id), {
             name: (take(user, user_id), take(item, item_id))
             for name, (user, item) in out.modalities.items()
@@ -289,10 +305,10 @@ def as_model(module: Any, name: str = 'model') -> RankingModel:
         raise ValueError(f"'{name}' must not be wrapped (got "
                          f"'{type(module).__name__}'): wrap the task or the "
                          f"distiller instead, which compute the loss")
-    return ForeignModel(module)
+    return ForeignModel(module, name)
 
 
-def as_output(output: Any) -> ModelOutput:
+def as_output(output: Any, name: str = 'model') -> ModelOutput:
     r"""Returns what a model yields as a :class:`ModelOutput`.
 
     Raises:
@@ -301,9 +317,9 @@ def as_output(output: Any) -> ModelOutput:
     """
     if isinstance(output, ModelOutput):
         return output
-    message = ("A model must return (user embeddings, item embeddings, "
-               "{modality: (user, item)}), the last of which may be left out "
-               f"(got '{type(output).__name__}')")
+    message = (f"'{name}' must return (user embeddings, item embeddings, "
+               f"{{modality: (user, item)}}), the last of which may be left "
+               f"out (got '{type(output).__name__}')")
     if not isinstance(output, (tuple, list)) or len(output) not in (2, 3):
         raise TypeError(message)
     user, item = output[:2]
@@ -346,7 +362,7 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
     was_training = model.training
     model.eval()
     try:
-        output = as_output(model(graph))
+        output = as_output(model(graph), name)
     finally:
         model.train(was_training)
     check_output(output, (graph.num_users, graph.num_items), name)

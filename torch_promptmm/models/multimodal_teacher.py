@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import HeteroData
 from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import (
@@ -14,7 +13,7 @@ from torch_promptmm.checks import (
     check_float,
     check_int,
 )
-from torch_promptmm.data import InteractionData, read_graph
+from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import ModelOutput, RankingModel
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.propagated_features import PropagatedFeatures
@@ -25,7 +24,6 @@ from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
-from torch_promptmm.seeding import seeded
 
 TeacherOutput = ModelOutput
 
@@ -116,32 +114,20 @@ class MultimodalTeacher(RankingModel):
         self.prompt = prompt
 
     @classmethod
-    def from_data(
+    def from_view(
         cls,
-        data: HeteroData,
-        hidden_channels: int = 64,
-        seed: int | None = None,
-        edge_type: tuple[str, str, str] | None = None,
-        modalities: Sequence[str] | None = None,
+        view: InteractionData,
+        hidden_channels: int,
         prompt: str | None = 'pca',
         prompt_layers: int = 1,
         standardize: bool = True,
         **kwargs: Any,
     ) -> MultimodalTeacher:
-        r"""Builds teacher and prompt from the sizes, features and
-        interactions of a training graph.
+        r"""Builds teacher and prompt from a graph that was read.
 
         Args:
-            data (HeteroData): The training graph.
-            hidden_channels (int, optional): The width :math:`d` of an
-                embedding. (default: :obj:`64`)
-            seed (int, optional): The seed of the initial weights.
-                (default: torch's global generator)
-            edge_type (tuple, optional): The edge type of the interactions.
-                (default: :obj:`("user", "interacts", "item")`, or the only
-                one)
-            modalities (list of str, optional): The item attributes that are
-                modalities. (default: all)
+            view (InteractionData): The training graph.
+            hidden_channels (int): The width :math:`d` of an embedding.
             prompt (str, optional): :obj:`"pca"` or :obj:`"graph"`, see
                 :meth:`~torch_promptmm.nn.SoftPrompt.from_features`, or
                 :obj:`None`. (default: :obj:`"pca"`)
@@ -154,19 +140,16 @@ class MultimodalTeacher(RankingModel):
         check_choice('prompt', prompt, ('pca', 'graph', None))
         check_int('prompt_layers', prompt_layers, 1)
         check_bool('standardize', standardize)
-        view = read_graph(data, edge_type, modalities, need_features=True)
-        with seeded(seed, torch.device('cpu')):
-            soft = None
-            if prompt is not None:
-                graph = UserItemGraph(view.edge_index, view.num_users,
-                                      view.num_items)
-                soft = SoftPrompt.from_features(view.features,
-                                                hidden_channels, prompt,
-                                                view.masks, graph,
-                                                prompt_layers)
-            out = cls(view.num_users, view.num_items,
-                      {name: x.size(1) for name, x in view.features.items()},
-                      hidden_channels, prompt=soft, **kwargs)
+        soft = None
+        if prompt is not None:
+            graph = UserItemGraph(view.edge_index, view.num_users,
+                                  view.num_items)
+            soft = SoftPrompt.from_features(view.features, hidden_channels,
+                                            prompt, view.masks, graph,
+                                            prompt_layers)
+        out = cls(view.num_users, view.num_items,
+                  {name: x.size(1) for name, x in view.features.items()},
+                  hidden_channels, prompt=soft, **kwargs)
         out.set_features(view.features, view.masks, standardize=standardize)
         return out
 
@@ -201,12 +184,6 @@ class MultimodalTeacher(RankingModel):
                              f"{width} channels, as the teacher (got "
                              f"{have[0]} and {have[1]})")
         self.prompt = prompt
-        if self.features and prompt.is_affine:
-            standardize = any(
-                bool((self.reduction(name).scale != 1.0).any())
-                for name in self.modalities)
-            self.set_features(self.features, self.masks,
-                              standardize=standardize)
 
     @property
     def width(self) -> int:
@@ -235,8 +212,8 @@ class MultimodalTeacher(RankingModel):
         r"""Resets all learnable parameters of the module; the statistics of
         the features and the prompt stay."""
         self.backbone.reset_parameters()
-        for reduction in self.reductions.values():
-            reduction.reset_parameters()  # type: ignore[operator]
+        for name in self.modalities:
+            self.reduction(name).reset_parameters()
 
     def set_features(
         self,
@@ -260,9 +237,8 @@ class MultimodalTeacher(RankingModel):
         self.item_features.set(features, masks)
         self.propagated = None
         if fit:
-            prompt = self.prompt
-            basis = (prompt.basis
-                     if prompt is not None and prompt.is_affine else None)
+            basis = (self.prompt.basis if self.prompt is not None
+                     and self.prompt.is_affine else None)
             for name, x in self.features.items():
                 self.reduction(name).fit_statistics(x, self.masks.get(name),
                                                     basis, standardize)
@@ -284,8 +260,6 @@ class MultimodalTeacher(RankingModel):
         self.propagated = None
 
     def cache_features(self, graph: UserItemGraph | None) -> None:
-        r"""Propagates the features over a graph once, see
-        :class:`PropagatedFeatures`."""
         self.propagated = (None if graph is None else
                            PropagatedFeatures(self, graph))
 
@@ -366,17 +340,8 @@ class MultimodalTeacher(RankingModel):
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
     ) -> ModelOutput:
-        r"""Returns user and item embeddings, fused and of each modality.
-
-        Args:
-            graph (torch.Tensor or SparseTensor or UserItemGraph): The
-                user-item graph.
-            user_id (torch.Tensor, optional): Return (and, as far as that
-                saves work, compute) these users only.
-                (default: :obj:`None`)
-            item_id (torch.Tensor, optional): The same for items.
-                (default: :obj:`None`)
-        """
+        r"""Returns user and item embeddings, fused and of each modality; see
+        :meth:`RankingModel.forward`."""
         weight = self.backbone.item_embedding.weight
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype)
@@ -391,12 +356,10 @@ class MultimodalTeacher(RankingModel):
         item_id: Tensor,
         num_ego: int = 0,
     ) -> ModelOutput:
-        r"""Returns the rows of a training step; the L2 term falls on those
-        of :math:`\mathbf{E}^{(0)}`."""
-        user, item, _ = ids = self.backbone.rows(graph, user_id, item_id,
-                                                 num_ego)
-        out = self.fuse(user, item, self._modalities(graph, user_id, item_id))
-        out.ego = ids.ego
+        ids = self.backbone.rows(graph, user_id, item_id, num_ego)
+        out = self.fuse(ids.user, ids.item,
+                        self._modalities(graph, user_id, item_id))
+        out.ego = ids.ego  # Of the ID embeddings before propagation.
         return out
 
     def _modalities(
@@ -424,13 +387,10 @@ class MultimodalTeacher(RankingModel):
             return {name: 0.0 for name in self.in_channels}
         prompt, out = self.prompt(), {}
         for name in self.in_channels:
-            y, reduction = self.reduced(name), self.reduction(name)
-            was_training = reduction.training
-            both = reduction.eval().finish(y, prompt,
-                                           self.context(name, prompt))
-            reduction.train(was_training)
-            own = y.norm().clamp(min=1e-30)
-            out[name] = float((both - reduction.bias - y).norm() / own)
+            y = self.reduced(name)
+            part = self.reduction(name).prompt_term(
+                prompt, self.context(name, prompt), y)
+            out[name] = float(part.norm() / y.norm().clamp(min=1e-30))
         return out
 
     def __repr__(self) -> str:

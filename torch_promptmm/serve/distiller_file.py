@@ -36,7 +36,7 @@ class DistillerParts(NamedTuple):
             ours or it was given.
         student (LightGCN): The student.
         prompt (SoftPrompt, optional): The prompt.
-        projections (torch.nn.ModuleDict): The distiller's projections.
+        projections (Projections): The distiller's projections.
         settings (dict): The values of its settings.
         edge_type (tuple, optional): The edge type of the interactions.
         modalities (list, optional): The names of the modalities.
@@ -49,7 +49,7 @@ class DistillerParts(NamedTuple):
     teacher: torch.nn.Module | None
     student: LightGCN
     prompt: SoftPrompt | None
-    projections: torch.nn.ModuleDict
+    projections: Projections
     settings: dict[str, Any]
     edge_type: tuple[str, str, str] | None
     modalities: list[str] | None

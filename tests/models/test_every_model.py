@@ -19,8 +19,8 @@ from torch_promptmm import PromptMMDistiller
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.loader import InteractionLoader
-from torch_promptmm.nn import LightGCNStudent, UserItemGraph
-from torch_promptmm.nn.tables import as_output
+from torch_promptmm.models import LightGCN, as_output
+from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.serve import recommend
 from torch_promptmm.train import RankingObjective, RankingTask, Task, train
 
@@ -165,7 +165,7 @@ class TestLightGCN(ModelSuite):
 
     def make(self, seed: int = 0) -> Task:
         torch.manual_seed(seed)
-        return RankingTask(LightGCNStudent(U, I, D), GRAPH, STORE.edge_index,
+        return RankingTask(LightGCN(U, I, D), GRAPH, STORE.edge_index,
                            objective=RankingObjective(self.ranking_loss,
                                                       num_negatives=16),
                            l2=1e-3)

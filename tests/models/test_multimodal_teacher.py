@@ -24,10 +24,9 @@ from teachers import (
 )
 from torch import Tensor
 
+from torch_promptmm.models import MultimodalTeacher, TeacherOutput
 from torch_promptmm.nn import (
-    MultimodalTeacher,
     SoftPrompt,
-    TeacherOutput,
     UserItemGraph,
     components,
     features,
@@ -91,10 +90,11 @@ def test_every_layout(layout: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_return_ego() -> None:
+def test_rows_with_those_of_the_l2_term() -> None:
     teacher, _, _ = make_teacher()
-    out, user, item = teacher(double_graph(), USERS, ITEMS, return_ego=True)
+    out = teacher.rows(double_graph(), USERS, ITEMS, len(ITEMS))
     assert isinstance(out, TeacherOutput)
+    user, item = out.ego
     ego = teacher.backbone
     want = dense_rows(*dense(teacher), USERS, ITEMS)
     want += [ego.user_embedding.weight[USERS],

@@ -72,14 +72,18 @@ def test_equals_light_gcn_on_rows(layout: str, user_id, item_id, share: float,
     edge_index = random_edges()
     student, other = pair()
     adj = LAYOUTS[layout](edge_index)
-    for return_ego in (False, True):
+    for num_ego in (0, NUM_ITEMS if item_id is None else len(item_id)):
         whole = other.get_embedding(square(edge_index))
         ego = other.embedding.weight
         want = [whole[:NUM_USERS], whole[NUM_USERS:]]
-        if return_ego:
+        if num_ego > 0:
             want += [ego[:NUM_USERS], ego[NUM_USERS:]]
         ids = (user_id, item_id) * 2
-        out = student(adj, user_id, item_id, return_ego)
+        if num_ego > 0:
+            rows = student.rows(adj, user_id, item_id, num_ego)
+            out = (rows.user, rows.item, *rows.ego)
+        else:
+            out = student(adj, user_id, item_id)
         check_same(student, other, out, tuple(
             x if index is None else x[index]
             for x, index in zip(want, ids, strict=False)))
@@ -144,7 +148,7 @@ def test_reset_parameters() -> None:
 def test_representation() -> None:
     student, _ = pair()
     assert str(student) == (
-        'LightGCNStudent(7, 11, hidden_channels=5, num_layers=2)')
+        'LightGCN(7, 11, hidden_channels=5, num_layers=2)')
 
 
 def test_copy_and_state() -> None:

@@ -1,4 +1,4 @@
-"""Stage 2's frozen teacher: ``nn/tables.py``."""
+"""Stage 2's frozen teacher: ``distill/frozen_rows.py``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from teachers import (
     make_teacher,
 )
 
-from torch_promptmm.nn import (
+from torch_promptmm.distill import (
     ConstantTables,
-    MultimodalTeacher,
     PromptTables,
-    TeacherOutput,
-    propagation,
-    tables,
+    frozen_rows,
 )
-from torch_promptmm.nn.tables import as_output
+from torch_promptmm.models import (
+    MultimodalTeacher,
+    TeacherOutput,
+    as_output,
+)
+from torch_promptmm.nn import propagation
 
 USERS, ITEMS = torch.tensor([3, 6, 0, 6]), torch.tensor([10, 1, 1, 7, 2, 5])
 NONE = torch.empty(0, dtype=torch.long)
@@ -86,7 +88,7 @@ def test_the_cheap_form_has_no_sparse_product(layers: int, normalize,
     rows = PromptTables(teacher, double_graph())
     calls = []
     old = propagation.propagate
-    monkeypatch.setattr(tables, 'propagate',
+    monkeypatch.setattr(frozen_rows, 'propagate',
                         lambda *args: calls.append(1) or old(*args))
     rows(USERS, ITEMS)
     assert bool(calls) == products
@@ -164,5 +166,5 @@ def test_what_a_foreign_teacher_may_return() -> None:
     assert torch.equal(out.modalities['a'][0], user[USERS])
     for bad in (user, (user, ), (user, None), (user, item, [user]),
                 (user, item, {}, {})):
-        with pytest.raises(TypeError, match='A teacher must return'):
+        with pytest.raises(TypeError, match="'model' must return"):
             as_output(bad)
