@@ -46,8 +46,7 @@ class PromptMMDistiller(torch.nn.Module):
         distiller.evaluate(test_data, k=(20, 50))
         items, scores = distiller.recommend([0, 1, 2], k=20)
 
-    Most users want :meth:`from_data`. This constructor takes parts of your
-    own.
+    Most users want :meth:`from_data`; this takes parts of your own.
 
     Args:
         teacher (torch.nn.Module): A
@@ -65,8 +64,7 @@ class PromptMMDistiller(torch.nn.Module):
             (default: :obj:`("user", "interacts", "item")`, or the only one)
         modalities (list of str, optional): The item attributes that are
             modalities. (default: all)
-        **kwargs (optional): Arguments of
-            :class:`~torch_promptmm.distill.Settings`.
+        **kwargs (optional): :class:`~torch_promptmm.distill.Settings`.
     """
     def __init__(self, teacher: torch.nn.Module | None, student: LightGCN,
                  prompt: SoftPrompt | None = None, setting: str = 'default',
@@ -85,8 +83,8 @@ class PromptMMDistiller(torch.nn.Module):
         self._training = Distillation(
             self, Parts(model, student, prompt, self.projections, settings,
                         self.objective), edge_type, modalities)
-        self.edge_type = self._training.edge_type
-        self.modalities = self._training.modalities
+        self.edge_type, self.modalities = (self._training.edge_type,
+                                           self._training.modalities)
         self.register_load_state_dict_post_hook(_forget_saved)
 
     @classmethod
@@ -160,17 +158,15 @@ class PromptMMDistiller(torch.nn.Module):
 
     def prepare(self, data: HeteroData, stage: str = 'student',
                 device: Any = None) -> Task:
-        r"""Builds the graph and the constant tables of a stage
-        (:obj:`"teacher"` or :obj:`"student"`), freezes what it freezes, and
-        returns its :class:`~torch_promptmm.train.Task`, whose
-        :obj:`loader(batch_size)` makes batches. :meth:`fit` calls it; call it
-        yourself before a training loop of your own."""
+        r"""Builds the graph and tables of a stage, :obj:`"teacher"` or
+        :obj:`"student"`, freezes what it freezes, and returns its
+        :class:`~torch_promptmm.train.Task`, for a loop of your own."""
         return self._training.prepare(data, stage, device)
 
     def forward(self, batch: Batch,
                 stage: str = 'student') -> tuple[Tensor, dict[str, Tensor]]:
-        r"""Returns the total loss of a prepared stage and each term, so that
-        DDP and :func:`torch.compile` can wrap the distiller."""
+        r"""Returns the loss of a prepared stage and its terms, so that DDP
+        and :func:`torch.compile` can wrap the distiller."""
         return self._training.loss(batch, stage)
 
     def teacher_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -190,8 +186,8 @@ class PromptMMDistiller(torch.nn.Module):
         Args:
             train_data (HeteroData): The training graph.
             val_data (HeteroData, optional): The validation graph, on which
-                the epoch of each stage is chosen. Without it, all epochs are
-                run and the last weights kept. (default: :obj:`None`)
+                the epochs are chosen; without it the last weights are kept.
+                (default: :obj:`None`)
             checkpoint (str, optional): Where the state is saved as training
                 goes. (default: :obj:`None`)
             resume (bool, optional): Goes on from there. (default:
@@ -222,9 +218,8 @@ class PromptMMDistiller(torch.nn.Module):
     def recommender(self, model: str = 'student') -> Recommender:
         r"""Returns what serves: the embeddings of :obj:`"student"` or
         :obj:`"teacher"` as it stands, and what the users know."""
-        user, item = self.embeddings(model)
         seen = self._training.require_seen()
-        return Recommender(user, item, seen.known, seen.ids)
+        return Recommender(*self.embeddings(model), seen.known, seen.ids)
 
     def embeddings(self, model: str = 'student') -> tuple[Tensor, Tensor]:
         r"""Returns user and item embeddings on the training graph, as the
@@ -241,11 +236,11 @@ class PromptMMDistiller(torch.nn.Module):
                   data: HeteroData | None = None, model: str = 'student',
                   batch_size: int | None = None,
                   raw: bool = False) -> tuple[Any, Tensor]:
-        r"""Returns the best items of users and their scores, without what
-        they know (in :obj:`data`, where it is given); see
+        r"""Returns the best items of users, without what they know (in
+        :obj:`data`, if it is given), and their scores; see
         :meth:`Recommender.recommend()
         <torch_promptmm.serve.Recommender.recommend>`. Each call computes the
-        embeddings anew: to ask often, keep a :meth:`recommender`."""
+        embeddings: to ask often, keep a :meth:`recommender`."""
         known = None if data is None else self._training.read(data).edge_index
         return self.recommender(model).recommend(
             user_ids, k, known=known, batch_size=batch_size, raw=raw)
@@ -255,10 +250,8 @@ class PromptMMDistiller(torch.nn.Module):
                  per_user: bool = False,
                  metrics: Sequence[Metric] = ('recall', 'ndcg')
                  ) -> dict[str, Any]:
-        r"""Ranks every item for every user with held-out positives, over the
-        graph of :obj:`data`, whose interactions are left out, with
-        :obj:`"student"` or :obj:`"teacher"` as it stands. The other arguments
-        and the result are those of
+        r"""Ranks every item for every user with held-out positives, with
+        :obj:`"student"` or :obj:`"teacher"` as it stands; see
         :func:`~torch_promptmm.evaluate.evaluate`."""
         return self._training.evaluate(data, k, model, batch_size=batch_size,
                                        per_user=per_user, metrics=metrics)
@@ -269,31 +262,28 @@ class PromptMMDistiller(torch.nn.Module):
         models, without any raw feature."""
         check_path('path', path)
         training = self._training
-        seen, models = training.require_seen(before='save'), ['student']
+        seen, models = training.require_seen('save'), ['student']
         if self.teacher is not None or training.saved is not None:
             models.append('teacher')
         write_distiller(path, DistillerParts(
             self.teacher, self.student, self.prompt, self.projections,
-            self.settings.to_dict(), training.edge_type, training.modalities,
-            seen.graph, seen.known,
+            self.settings.to_dict(), self.edge_type, self.modalities, seen,
             {model: self.embeddings(model) for model in models},
-            training.teacher_state, seen.ids))
+            training.teacher_state))
 
     @classmethod
     def load(cls, path: str | os.PathLike,
              teacher: torch.nn.Module | None = None) -> PromptMMDistiller:
-        r"""Loads what :meth:`save` wrote. It recommends and evaluates as
-        before, without the features; to train the teacher further, call
-        :meth:`fit` with the data. A :obj:`teacher` of a class that is not
-        ours is given, and gets its weights back."""
+        r"""Loads what :meth:`save` wrote. It recommends and evaluates
+        without the features; to train the teacher further it needs the data
+        (:meth:`fit`). A teacher of a class that is not ours is given."""
         parts = read_distiller(path, teacher)
         out = cls(parts.teacher, parts.student, parts.prompt,
                   edge_type=parts.edge_type, modalities=parts.modalities,
                   **parts.settings)
         out.projections.restore(parts.projections)
-        training = out._training
-        training.seen = Seen(parts.graph, parts.known, parts.ids)
-        training.saved = parts.finals.get('teacher')
+        training, finals = out._training, parts.finals
+        training.seen, training.saved = parts.seen, finals.get('teacher')
         training.teacher_state = parts.teacher_state
         return out
 

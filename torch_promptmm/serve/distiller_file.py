@@ -13,6 +13,7 @@ from torch_promptmm.data import IdMap
 from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
 from torch_promptmm.distill.build import checked_parts
+from torch_promptmm.distill.distillation import Seen
 from torch_promptmm.models import LightGCN, RankingModel
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.components import FeatureProjection, modality_key
@@ -40,11 +41,9 @@ class DistillerParts(NamedTuple):
         settings (dict): The values of its settings.
         edge_type (tuple, optional): The edge type of the interactions.
         modalities (list, optional): The names of the modalities.
-        graph (UserItemGraph): What was trained on.
-        known (torch.Tensor): What the users know :math:`(2, E)`.
+        seen (Seen): What was trained on.
         finals (dict): Final user and item embeddings of each model.
         teacher_state (dict): Weights of a teacher that is not here.
-        ids (dict): Raw ids of users and items.
     """
     teacher: torch.nn.Module | None
     student: LightGCN
@@ -53,11 +52,9 @@ class DistillerParts(NamedTuple):
     settings: dict[str, Any]
     edge_type: tuple[str, str, str] | None
     modalities: list[str] | None
-    graph: UserItemGraph
-    known: Tensor
+    seen: Seen
     finals: dict[str, tuple[Tensor, Tensor]]
     teacher_state: dict[str, Tensor]
-    ids: dict[str, IdMap]
 
 
 def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
@@ -70,12 +67,12 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
                 tensors[f'{name}.{key}'] = value
     for key, value in parts.teacher_state.items():
         tensors[f'teacher.{key}'] = value
-    tensors['graph.edge_index'] = parts.graph.edge_index
-    tensors['graph.known'] = parts.known
+    tensors['graph.edge_index'] = parts.seen.graph.edge_index
+    tensors['graph.known'] = parts.seen.known
     for model, (user, item) in parts.finals.items():
         tensors[f'final.{model}.user'] = user
         tensors[f'final.{model}.item'] = item
-    for kind, ids in parts.ids.items():
+    for kind, ids in parts.seen.ids.items():
         tensors[f'ids.{kind}'] = torch.frombuffer(
             bytearray(ids.to_bytes()), dtype=torch.uint8)
     prompt = parts.prompt
@@ -165,13 +162,14 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
         edge_type = check_edge_type(edge_type)
     Settings.preset(**config['settings'])
     checked_parts(teacher, student, prompt)
-    return DistillerParts(
-        teacher, student, prompt, projections, config['settings'],
-        edge_type, config['modalities'], graph, known.edge_index, finals,
-        weights if teacher is None else {}, {
-            kind: IdMap.from_bytes(value.numpy().tobytes())
-            for kind, value in subset(tensors, 'ids').items()
-        })
+    ids = {
+        kind: IdMap.from_bytes(value.numpy().tobytes())
+        for kind, value in subset(tensors, 'ids').items()
+    }
+    return DistillerParts(teacher, student, prompt, projections,
+                          config['settings'], edge_type, config['modalities'],
+                          Seen(graph, known.edge_index, ids), finals,
+                          weights if teacher is None else {})
 
 
 def _build_teacher(**config: Any) -> RankingModel:
