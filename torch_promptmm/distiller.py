@@ -25,7 +25,7 @@ from torch_promptmm.nn import (
     SoftPrompt,
     UserItemGraph,
 )
-from torch_promptmm.nn.components import modality_key
+from torch_promptmm.nn.functional import modality_key
 from torch_promptmm.serve.distiller_file import read_distiller, write_distiller
 from torch_promptmm.serve.served import MODELS, Served
 from torch_promptmm.train import Settings, seeded

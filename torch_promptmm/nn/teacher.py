@@ -8,9 +8,11 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_float, check_int, check_matrix
-from torch_promptmm.nn.components import modality_key
-from torch_promptmm.nn.features import checked_masks
-from torch_promptmm.nn.functional import unit_rows
+from torch_promptmm.nn.functional import (
+    checked_masks,
+    modality_key,
+    unit_rows,
+)
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.light_gcn_student import LightGCNStudent

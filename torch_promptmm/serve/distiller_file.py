@@ -15,7 +15,8 @@ from torch_promptmm.nn import (
     SoftPrompt,
     UserItemGraph,
 )
-from torch_promptmm.nn.components import FeatureProjection, modality_key
+from torch_promptmm.nn.feature_projections import FeatureProjection
+from torch_promptmm.nn.functional import modality_key
 from torch_promptmm.serve.store import (
     build_student,
     load_tensors,

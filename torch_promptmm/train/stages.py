@@ -39,7 +39,7 @@ from torch_promptmm.nn import (
     TeacherOutput,
     UserItemGraph,
 )
-from torch_promptmm.nn.components import modality_key
+from torch_promptmm.nn.functional import modality_key
 from torch_promptmm.nn.tables import as_output
 from torch_promptmm.train.checkpoint import load_checkpoint, load_weights
 from torch_promptmm.train.distillation import DistillationTask
