@@ -24,7 +24,7 @@ def row_slices(x: Tensor) -> Iterator[slice]:
     size."""
     step = max(1, _BLOCK_SIZE // max(x.size(1), 1))
     for start in range(0, x.size(0), step):
-        yield slice(start, min(start + step, x.size(0)))
+        yield slice(start, start + step)
 
 
 def row_blocks(x: Tensor, like: Tensor,
