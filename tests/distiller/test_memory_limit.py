@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.data import from_interactions
-from torch_promptmm.nn import features
+from torch_promptmm.nn import feature_matmul
 
 path, limit = sys.argv[1], int(sys.argv[2])
 warnings.simplefilter('ignore')  # The map is read-only.
 
 read = 0
-blocks = features.row_blocks
+blocks = feature_matmul.row_blocks
 
 
 def counted(x, *args):
@@ -33,8 +33,8 @@ def counted(x, *args):
         yield rows, block
 
 
-features._BLOCK_SIZE = 2**17  # Elements that are converted at a time.
-features.row_blocks = counted
+feature_matmul._BLOCK_SIZE = 2**17  # Elements that are converted at a time.
+feature_matmul.row_blocks = counted
 
 
 def run(x):

@@ -178,6 +178,8 @@ def test_spec() -> None:
             BatchSpec(**{name: -1})
         with pytest.raises(TypeError, match=f"'{name}' must be an integer"):
             BatchSpec(**{name: 1.5})
+    with pytest.raises(TypeError, match="'warm_negatives' must be True or F"):
+        BatchSpec(warm_negatives=1)
 
 
 def test_representation() -> None:
@@ -200,6 +202,9 @@ EMPTY = torch.empty(2, 0, dtype=torch.long)
     (ValueError, r"'positives\[0\]' has user id 1", (PAIRS, PAIRS, 1, 3)),
     (ValueError, r"'positives\[1\]' has item id 2", (PAIRS, PAIRS, 2, 2)),
     (ValueError, r"'known\[0\]' has user id -1", (PAIRS, PAIRS - 1, 2, 3)),
+    (TypeError, "'positives' must be a torch.Tensor",
+     (PAIRS.tolist(), PAIRS, 2, 3)),
+    (TypeError, "'known' must be a torch.Tensor", (PAIRS, None, 2, 3)),
     (TypeError, 'integer user ids', (PAIRS.float(), PAIRS, 2, 3)),
     (ValueError, "'num_users' must be at least 1", (PAIRS, PAIRS, 0, 3)),
     (ValueError, "'num_items' must be at least 1", (PAIRS, PAIRS, 2, -3)),

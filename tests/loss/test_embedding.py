@@ -95,9 +95,16 @@ def test_module() -> None:
         with pytest.raises(ValueError, match="'gamma'"):
             ScaledCosineError(bad)
     loss = ScaledCosineError()
-    with pytest.raises(ValueError, match=r'of one shape \[N, d\]'):
-        loss(torch.randn(3, 2), torch.randn(3, 4))
-    with pytest.raises(ValueError, match=r'of one shape \[N, d\]'):
-        loss(torch.randn(3), torch.randn(3))
+    x = torch.randn(3, 2)
+    with pytest.raises(ValueError, match=r'of one shape .got \[3, 2\] and '):
+        loss(x, torch.randn(3, 4))
+    for args, name in (((torch.randn(3), torch.randn(3)), 'student'),
+                       ((x.long(), x), 'student'), ((x, x.long()), 'teacher')):
+        with pytest.raises(ValueError, match=f"'{name}' must be a two-dim"):
+            loss(*args)
+    for args, name in (((x.tolist(), x), 'student'), ((x, None), 'teacher'),
+                       ((x, x, [True, True, False]), 'mask')):
+        with pytest.raises(TypeError, match=f"'{name}' must be a torch.Ten"):
+            loss(*args)
     with pytest.raises(ValueError, match="'mask' must be a boolean tensor"):
         loss(torch.randn(3, 2), torch.randn(3, 2), torch.ones(1).bool())

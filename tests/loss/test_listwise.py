@@ -160,8 +160,7 @@ def test_no_row_counts(make) -> None:
     student, teacher = scores()
     nothing = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
     for args in ((student, teacher, nothing),
-                 (student[:0], teacher[:0]),
-                 (student[:, :1], teacher[:, :1])):
+                 (student[:0], teacher[:0])):
         value = make()(*args)
         assert float(value.detach()) == 0.0
         for grad in torch.autograd.grad(value, (student, teacher)):
@@ -179,8 +178,13 @@ def test_representation() -> None:
     ("'temperature'", lambda: ListwiseKD(-1.0)),
     ("'alpha'", lambda: DisentangledListKD(alpha=-1.0)),
     ("'beta'", lambda: DisentangledListKD(beta=float('inf'))),
-    ('of the same shape', lambda: ListwiseKD()(torch.randn(3, 4),
-                                               torch.randn(3, 5))),
+    (r'of one shape .got \[3, 4\] and \[3, 5\]',
+     lambda: ListwiseKD()(torch.randn(3, 4), torch.randn(3, 5))),
+    ("'student_scores' must be a 2-dimensional floating-point",
+     lambda: ListwiseKD()(torch.ones(3, 4).long(), torch.randn(3, 4))),
+    ("'teacher_scores' must be a 2-dimensional floating-point",
+     lambda: DisentangledListKD()(torch.randn(3, 4),
+                                  torch.ones(3, 4).long())),
     ('2-dimensional', lambda: DisentangledListKD()(torch.randn(3),
                                                    torch.randn(3))),
     (r"'mask' must be a boolean tensor of shape \[3, 4\]",
@@ -195,11 +199,43 @@ def test_bad_input(match: str, make) -> None:
         make()
 
 
-def test_on_device(device: torch.device) -> None:
+@pytest.mark.parametrize('make', [DisentangledListKD, ListwiseKD])
+@pytest.mark.parametrize('length', [0, 1])
+def test_a_list_needs_a_negative(make, length: int) -> None:
+    for mask in (None, torch.ones(3, length).bool()):
+        with pytest.raises(ValueError, match=rf'at least 2 columns, the '
+                           rf'positive and a negative .got shape '
+                           rf'\[3, {length}\]'):
+            make()(torch.randn(3, length), torch.randn(3, length), mask)
+    assert make()(torch.randn(3, 2), torch.randn(3, 2)).isfinite()
+
+
+@pytest.mark.parametrize('make', [DisentangledListKD, ListwiseKD])
+@pytest.mark.parametrize('name, args', [
+    ('student_scores', ([[1.0, 2.0]], torch.randn(1, 2))),
+    ('teacher_scores', (torch.randn(1, 2), np.ones((1, 2)))),
+    ('mask', (torch.randn(1, 2), torch.randn(1, 2), [[True, True]])),
+])
+def test_only_tensors(make, name: str, args) -> None:
+    with pytest.raises(TypeError, match=f"'{name}' must be a torch.Tensor"):
+        make()(*args)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_on_device(device: torch.device, masked: bool) -> None:
+    """Masks are filled in one way on a CPU and in another elsewhere: both
+    are compared with numpy.
+    """
     student, teacher = scores()
-    mask = some_mask()
-    value = DisentangledListKD()(student.to(device), teacher.to(device),
-                                 mask.to(device))
+    mask = some_mask() if masked else None
+    there = [None if x is None else x.detach().to(device).requires_grad_(
+        x.is_floating_point()) for x in (student, teacher, mask)]
+    value = DisentangledListKD(0.5, 0.3)(*there)
     assert value.device.type == device.type
-    torch.testing.assert_close(value.cpu(),
-                               DisentangledListKD()(student, teacher, mask))
+    assert float(value.detach()) == pytest.approx(
+        naive(student, teacher, mask, 0.5, 0.3))
+    for x, grad in zip((student, teacher),
+                       torch.autograd.grad(value, there[:2]), strict=True):
+        assert grad.device.type == device.type
+        assert grad.shape == x.shape
+        assert grad.isfinite().all()

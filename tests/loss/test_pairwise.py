@@ -88,6 +88,18 @@ def test_module() -> None:
         PairwiseKD('1')
     with pytest.raises(ValueError, match=r'of one shape .got \[3\] and \[4'):
         PairwiseKD()(torch.randn(3), torch.randn(4))
+    x = torch.randn(3)
+    for args, name in (((x.long(), x), 'student_margin'),
+                       ((x, torch.ones(3).bool()), 'teacher_margin'),
+                       ((x.long(), x.long()), 'student_margin')):
+        with pytest.raises(ValueError, match=f"'{name}' must be a floating-"):
+            PairwiseKD()(*args)
+    for args, name in (((x.tolist(), x), 'student_margin'),
+                       ((x, x.numpy()), 'teacher_margin'),
+                       ((x.tolist(), x.tolist()), 'student_margin'),
+                       ((x, x, [True, True, False]), 'mask')):
+        with pytest.raises(TypeError, match=f"'{name}' must be a torch.Ten"):
+            PairwiseKD()(*args)
     with pytest.raises(ValueError, match="'mask' must be a boolean tensor"):
         PairwiseKD()(torch.randn(3, 2), torch.randn(3, 2),
                      torch.ones(3).bool())

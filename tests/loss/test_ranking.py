@@ -116,3 +116,15 @@ def test_module() -> None:
             SampledSoftmaxLoss()(torch.randn(3, 2), mask)
     with pytest.raises(ValueError, match="'mask' must be a boolean"):
         BPRLoss()(torch.randn(3, 2), torch.ones(3).bool())
+    with pytest.raises(ValueError, match="'margin' must be a floating-point"):
+        BPRLoss()(torch.ones(3).long())
+    with pytest.raises(ValueError, match='the positive in column 0 .got sha'):
+        SampledSoftmaxLoss()(torch.randn(3, 0))
+    for loss, args, name in (
+            (BPRLoss(), ([1.0, 2.0], ), 'margin'),
+            (BPRLoss(), (torch.randn(1), [True]), 'mask'),
+            (SampledSoftmaxLoss(), (np.ones((3, 2)), ), 'scores'),
+            (SampledSoftmaxLoss(), (torch.randn(1, 2), [[True, True]]),
+             'mask')):
+        with pytest.raises(TypeError, match=f"'{name}' must be a torch.Ten"):
+            loss(*args)

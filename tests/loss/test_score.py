@@ -16,6 +16,11 @@ def test_as_scored() -> None:
                                reference.unit_rows(x.numpy()))
     with pytest.raises(ValueError, match="'score' must be one of 'dot', 'c"):
         as_scored(x, 'euclid')
+    for score in ('dot', 'cosine'):
+        with pytest.raises(TypeError, match="'x' must be a torch.Tensor"):
+            as_scored(x.tolist(), score)
+        with pytest.raises(ValueError, match="'x' must be a floating-point"):
+            as_scored(x.long(), score)
 
 
 def test_default_temperature() -> None:

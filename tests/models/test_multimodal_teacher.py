@@ -28,8 +28,8 @@ from torch_promptmm.models import MultimodalTeacher, TeacherOutput
 from torch_promptmm.nn import (
     SoftPrompt,
     UserItemGraph,
-    components,
-    features,
+    feature_matmul,
+    feature_projections,
 )
 
 USERS, ITEMS = torch.tensor([3, 6, 0, 6]), torch.tensor([10, 1, 1, 7])
@@ -223,7 +223,7 @@ def test_state_carries_the_statistics() -> None:
 def test_never_holds_a_second_feature_matrix(layers: int,
                                              monkeypatch) -> None:
     num, width, channels = 2000, 64, 4
-    for module in (components, features):
+    for module in (feature_projections, feature_matmul):
         monkeypatch.setattr(module, '_BLOCK_SIZE', 2000)
     x = {'visual': torch.randn(num, width).half()}
     edge_index = torch.stack([torch.arange(num) % 50, torch.arange(num)])

@@ -6,6 +6,11 @@ import reference
 import torch
 
 from torch_promptmm.nn import unit_rows
+from torch_promptmm.nn.functional import (
+    checked_masks,
+    masked_rows,
+    modality_key,
+)
 
 
 def test_unit_rows_equals_numpy() -> None:
@@ -51,3 +56,36 @@ def test_more_dimensions(device: torch.device) -> None:
     out = unit_rows(x)
     assert out.shape == x.shape
     assert torch.allclose(out.norm(dim=-1), torch.ones(2, 3, device=device))
+
+
+def test_masked_rows() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    mask = torch.tensor([True, False, True])
+    out = masked_rows(x, mask)
+    assert torch.equal(out, x * mask.view(-1, 1))
+    assert masked_rows(x, None) is x
+    with pytest.raises(ValueError, match=r'boolean tensor of shape \[3\]'):
+        masked_rows(x, mask[:1])
+    with pytest.raises(ValueError, match='boolean tensor'):
+        masked_rows(x, mask.float())
+
+
+def test_modality_keys_are_names_of_modules_and_stay_apart() -> None:
+    names = ['a.b', 'a_dot_b', 'a%2Eb', 'weight', 'type', 'modality_a', 'é']
+    keys = [modality_key(name) for name in names]
+    assert len(set(keys)) == len(names)
+    modules = torch.nn.ModuleDict({key: torch.nn.Identity() for key in keys})
+    assert list(modules) == keys
+
+
+def test_checked_masks() -> None:
+    masks = {'visual': torch.tensor([True, False])}
+    out = checked_masks(masks, {'visual': 2, 'audio': 3})
+    assert out == masks and out is not masks
+    assert checked_masks(None, {'visual': 2}) == {}
+    with pytest.raises(ValueError, match="'masks' has 'visual', but the mod"):
+        checked_masks(masks, {'audio': 2})
+    with pytest.raises(ValueError, match=r'of shape .3. .got shape .2.'):
+        checked_masks(masks, {'visual': 3})
+    with pytest.raises(TypeError, match=r"'masks.'visual'.' must be a torch"):
+        checked_masks({'visual': [True]}, {'visual': 1})

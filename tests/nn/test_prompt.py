@@ -10,7 +10,12 @@ from allocations import Largest
 from graphs import NUM_ITEMS, NUM_USERS, random_edges, to_coo, to_graph
 from torch import Tensor
 
-from torch_promptmm.nn import SoftPrompt, components, features
+from torch_promptmm.nn import (
+    SoftPrompt,
+    feature_matmul,
+    feature_projections,
+)
+from torch_promptmm.nn.functional import modality_key
 
 NUM = 40
 
@@ -94,7 +99,7 @@ def test_what_an_item_lacks_takes_no_part() -> None:
     # The components are those of the items that have the modality.
     mask = masks['visual']
     alone = SoftPrompt.from_features({'visual': x['visual'][mask]}, 4)
-    name = components.modality_key('visual')
+    name = modality_key('visual')
     for key in ('weight', 'offset'):
         torch.testing.assert_close(getattr(one.projections[name], key),
                                    getattr(alone.projections[name], key),
@@ -191,7 +196,7 @@ def test_wide_features(monkeypatch: pytest.MonkeyPatch) -> None:
     x = {'visual': torch.randn(60, 5) @ torch.randn(5, 40)
          + 0.1 * torch.randn(60, 40) + 3}
     exact = SoftPrompt.from_features(x, 4)
-    monkeypatch.setattr(components, '_EXACT_WIDTH', 10)
+    monkeypatch.setattr(feature_projections, '_EXACT_WIDTH', 10)
     state = torch.random.get_rng_state()
     near = SoftPrompt.from_features(x, 4)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -204,14 +209,15 @@ def test_wide_features(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_never_holds_the_features_again(exact: bool, dtype: torch.dtype,
                                         monkeypatch) -> None:
     num, width, channels = 3000, 64, 4
-    monkeypatch.setattr(components, '_EXACT_WIDTH', 2000 if exact else 1)
-    for module in (components, features):
+    monkeypatch.setattr(feature_projections, '_EXACT_WIDTH',
+                        2000 if exact else 1)
+    for module in (feature_projections, feature_matmul):
         monkeypatch.setattr(module, '_BLOCK_SIZE', 1000)
     x = (torch.randn(num, width) + 3).to(dtype)
     with Largest(x) as largest:
         prompt = SoftPrompt.from_features({'visual': x}, channels)
         prompt.transform({'visual': x}).sum().backward()
-    assert largest.numel <= num * (channels + components._OVERSAMPLING)
+    assert largest.numel <= num * (channels + feature_projections._OVERSAMPLING)
     assert largest.numel < num * width
 
 
@@ -232,7 +238,6 @@ def test_no_raw_features_in_the_state() -> None:
 
 def test_names_stay_apart() -> None:
     names = ['a.b', 'a_dot_b', 'a%2Eb', 'weight', 'type', 'modality_a', 'é']
-    assert len({components.modality_key(name) for name in names}) == 7
     x = {name: torch.randn(20, 2 + i) for i, name in enumerate(names)}
     prompt = SoftPrompt.from_features(x, 2)
     assert prompt.modalities == names
@@ -281,6 +286,32 @@ def test_compiles() -> None:
 
 
 VISUAL = {'visual': torch.randn(9, 3)}
+NOT_FINITE = {'visual': VISUAL['visual'], 'audio': torch.ones(9, 4)}
+NOT_FINITE['audio'][2] = float('nan')
+NOT_FINITE['audio'][7, 1] = -float('inf')
+MASKED = {'audio': NOT_FINITE['audio'].isfinite().all(dim=1)}
+
+
+@pytest.mark.parametrize('dtype', [torch.float, torch.half])
+@pytest.mark.parametrize('method', ['pca', 'graph'])
+@pytest.mark.parametrize('masks', [None, MASKED])
+@pytest.mark.parametrize('width', [1024, 1])
+def test_features_that_are_not_finite(monkeypatch, dtype, method: str, masks,
+                                      width: int) -> None:
+    monkeypatch.setattr(feature_projections, '_EXACT_WIDTH', width)
+    monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 8)  # Two rows.
+    edges = torch.stack([torch.arange(9) % 3, torch.arange(9)])
+    x = {name: y.to(dtype) for name, y in NOT_FINITE.items()}
+    match = r"'features\['audio'\]' has 2 rows with NaN or infinite entries"
+    with pytest.raises(ValueError, match=match):
+        SoftPrompt.from_features(x, 2, method, masks, edges)
+    # Written as the message says, they are taken.
+    x['audio'] = x['audio'].nan_to_num(0.0, 0.0, 0.0)
+    prompt = SoftPrompt.from_features(x, 2, method, masks, edges)
+    assert prompt.basis.isfinite().all()
+    with pytest.raises(ValueError, match=match):
+        prompt.transform(NOT_FINITE, masks)
+
 
 
 @pytest.mark.parametrize('error, match, make', [
@@ -313,6 +344,16 @@ VISUAL = {'visual': torch.randn(9, 3)}
     (ValueError, "must have the modalities .'visual'.",
      lambda: SoftPrompt.from_features(VISUAL, 2).transform(
          {'textual': VISUAL['visual']})),
+    (ValueError, r"a row for each item .* .got rows .'visual': 9, 'te",
+     lambda: SoftPrompt.from_features(
+         {**VISUAL, 'textual': torch.randn(9, 2)}, 2).encode(
+             {**VISUAL, 'textual': torch.randn(1, 2)})),
+    (TypeError, r"'features\['visual'\]' must be a torch.Tensor",
+     lambda: SoftPrompt.from_features(VISUAL, 2).encode(
+         {'visual': [[1.0, 2.0, 3.0]]})),
+    (ValueError, "'masks' has 'audio', but the modalities are",
+     lambda: SoftPrompt.from_features(VISUAL, 2).encode(
+         VISUAL, {'audio': torch.ones(9).bool()})),
     (ValueError, "'num_layers' must be at least 1",
      lambda: SoftPrompt(torch.randn(3, 2), 0)),
     (ValueError, "'basis' must be a two-dim",

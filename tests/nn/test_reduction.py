@@ -10,7 +10,7 @@ import torch
 from allocations import Largest
 from torch import Tensor
 
-from torch_promptmm.nn import PromptedReduction, features
+from torch_promptmm.nn import PromptedReduction, feature_matmul
 
 NUM, WIDTH, CHANNELS = 30, 9, 4
 NORMALIZE = [False, 'size', 'row', True]
@@ -159,7 +159,7 @@ def test_a_batch_of_one() -> None:
 @pytest.mark.parametrize('num, width', [(2000, 80), (80, 2000)])
 def test_never_holds_a_second_feature_matrix(normalize, dtype, num: int,
                                              width: int, monkeypatch) -> None:
-    monkeypatch.setattr(features, '_BLOCK_SIZE', 5000)
+    monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 5000)
     channels = 4
     x = (torch.randn(num, width) + 3).to(dtype)
     module = PromptedReduction(width, channels, normalize=normalize)

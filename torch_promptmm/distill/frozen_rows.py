@@ -148,9 +148,7 @@ class PromptTables:
         out = {}
         for name, projected in self.projected.items():
             reduction = self.teacher.reduction(name)
-            scale = reduction.prompt_weight
-            if reduction.normalize == 'size':
-                scale = scale / max(self.prompt.num_items, 1)
+            scale = reduction.prompt_scale(self.prompt.num_items)
             inner = scale * matrix @ (matrix.t() @ projected)  # M_m
             user, item = fixed[name]
             out[name] = (matmul(basis_user, inner).add_(user),

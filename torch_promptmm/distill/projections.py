@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from torch_promptmm.nn.components import modality_key
+from torch_promptmm.nn.functional import modality_key
 
 #: The key of the fused vectors; a modality has that of its name.
 FUSED = 'fused'

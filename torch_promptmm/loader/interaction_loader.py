@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_ids, check_int
+from torch_promptmm.checks import check_bool, check_ids, check_int
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class BatchSpec:
     def __post_init__(self) -> None:
         for name in ('num_negatives', 'shared_negatives', 'item_samples'):
             check_int(name, getattr(self, name))
+        check_bool('warm_negatives', self.warm_negatives)
 
     def merge(self, other: BatchSpec) -> BatchSpec:
         r"""The spec that holds enough for both."""
@@ -106,6 +107,9 @@ class InteractionLoader:
         self.batch_size = check_int('batch_size', batch_size, 1)
         self.spec = BatchSpec(num_negatives=1) if spec is None else spec
         for name, index in (('positives', positives), ('known', known)):
+            if not isinstance(index, Tensor):
+                raise TypeError(f"'{name}' must be a torch.Tensor (got "
+                                f"'{type(index).__name__}')")
             if index.dim() != 2 or index.size(0) != 2 or index.numel() == 0:
                 raise ValueError(f"'{name}' must be of shape [2, P] with at "
                                  f"least one interaction (got "

@@ -3,8 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_float
-from torch_promptmm.loss.ranking import masked_mean
+from torch_promptmm.checks import check_float, check_matrix
+from torch_promptmm.loss.masked import masked_mean
+from torch_promptmm.loss.score import check_one_shape
 from torch_promptmm.nn.functional import unit_rows
 
 
@@ -44,10 +45,9 @@ class ScaledCosineError(torch.nn.Module):
             mask (torch.Tensor, optional): True where a row counts
                 :math:`(N)`. (default: :obj:`None`)
         """
-        if student.dim() != 2 or student.shape != teacher.shape:
-            raise ValueError(f"'student' and 'teacher' must be of one shape "
-                             f"[N, d] (got {list(student.shape)} and "
-                             f"{list(teacher.shape)})")
+        check_matrix('student', student)
+        check_matrix('teacher', teacher)
+        check_one_shape('student', student, 'teacher', teacher)
         cosine = (unit_rows(student) * unit_rows(teacher)).sum(dim=-1)
         # Rounding can make the error negative, whose power would be NaN.
         error = (1.0 - cosine).clamp(min=0.0)

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_float
-from torch_promptmm.loss.lists import ListMask, ScoreLists, list_divergence
-from torch_promptmm.loss.ranking import check_scores, check_valid
+from torch_promptmm.loss.list_divergence import list_divergence
+from torch_promptmm.loss.masked import check_valid
+from torch_promptmm.loss.score import check_floats, check_one_shape
+from torch_promptmm.loss.score_lists import ListMask, ScoreLists
 
 
 class ListwiseKD(torch.nn.Module):
@@ -23,7 +25,7 @@ class ListwiseKD(torch.nn.Module):
 
     Shapes:
         - **input:** scores of student and teacher :math:`(B, K)`, the
-          positive in column 0
+          positive in column 0, :math:`K \geq 2`
         - **output:** a scalar
     """
     def __init__(self, temperature: float = 1.0) -> None:
@@ -83,7 +85,7 @@ class DisentangledListKD(torch.nn.Module):
 
     Shapes:
         - **input:** scores of student and teacher :math:`(B, K)`, the
-          positive in column 0
+          positive in column 0, :math:`K \geq 2`
         - **output:** a scalar
     """
     def __init__(self, temperature: float = 1.0, alpha: float = 1.0,
@@ -122,11 +124,15 @@ class DisentangledListKD(torch.nn.Module):
 
 def _divergence(loss: ListwiseKD | DisentangledListKD, student: Tensor,
                 teacher: Tensor, mask: Tensor | None) -> Tensor:
-    check_scores('student_scores', student, teacher)
+    check_floats('student_scores', student, dim=2)
+    check_floats('teacher_scores', teacher, dim=2)
+    check_one_shape('student_scores', student, 'teacher_scores', teacher)
+    if student.size(1) < 2:
+        raise ValueError(f"'student_scores' must have at least 2 columns, "
+                         f"the positive and a negative (got shape "
+                         f"{list(student.shape)})")
     if mask is not None:
         check_valid(mask, student)
-    if student.size(1) < 2:  # No row has a negative.
-        return (student.sum() + teacher.sum()) * 0.0
     valid = None if mask is None else ListMask(mask[:, 1:].contiguous())
     return loss.of_lists(
         ScoreLists.from_scores(student, loss.temperature, valid),

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_promptmm.checks import check_float
-from torch_promptmm.loss.ranking import masked_mean
+from torch_promptmm.loss.masked import masked_mean
+from torch_promptmm.loss.score import check_floats, check_one_shape
 
 
 class PairwiseKD(torch.nn.Module):
@@ -46,11 +47,10 @@ class PairwiseKD(torch.nn.Module):
             mask (torch.Tensor, optional): True where the negative is valid.
                 (default: :obj:`None`)
         """
-        if student_margin.shape != teacher_margin.shape:
-            raise ValueError(
-                f"'student_margin' and 'teacher_margin' must be of one shape "
-                f"(got {list(student_margin.shape)} and "
-                f"{list(teacher_margin.shape)})")
+        check_floats('student_margin', student_margin)
+        check_floats('teacher_margin', teacher_margin)
+        check_one_shape('student_margin', student_margin, 'teacher_margin',
+                        teacher_margin)
         s = student_margin / self.temperature
         t = teacher_margin / self.temperature
         # p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q)), where

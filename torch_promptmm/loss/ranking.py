@@ -2,46 +2,14 @@ r"""Ranking losses: one positive against sampled negatives."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torch_promptmm.checks import check_float
-
-if TYPE_CHECKING:
-    from torch_promptmm.loss.lists import ScoreLists
-
-
-def check_scores(name: str, scores: Tensor, other: Tensor | None = None,
-                 dim: int = 2) -> None:
-    r"""Checks the shape of scores."""
-    if scores.dim() != dim or not scores.is_floating_point():
-        raise ValueError(f"'{name}' must be a {dim}-dimensional "
-                         f"floating-point tensor (got shape "
-                         f"{list(scores.shape)}, {scores.dtype})")
-    if other is not None and scores.shape != other.shape:
-        raise ValueError(f"'{name}' must be of the same shape as the other "
-                         f"scores (got {list(scores.shape)} and "
-                         f"{list(other.shape)})")
-
-
-def check_valid(mask: Tensor, values: Tensor) -> None:
-    r"""Checks that a mask fits what it masks."""
-    if mask.dtype != torch.bool or mask.shape != values.shape:
-        raise ValueError(f"'mask' must be a boolean tensor of shape "
-                         f"{list(values.shape)} (got shape "
-                         f"{list(mask.shape)}, {mask.dtype})")
-
-
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    r"""The mean over valid entries; zero where there are none."""
-    if mask is None:
-        return values.mean() if values.numel() > 0 else values.sum()
-    check_valid(mask, values)
-    total = torch.where(mask, values, 0.0).sum()
-    return total / mask.sum().clamp(min=1)
+from torch_promptmm.loss.masked import check_valid, masked_mean
+from torch_promptmm.loss.score import check_floats
+from torch_promptmm.loss.score_lists import ScoreLists
 
 
 class BPRLoss(torch.nn.Module):
@@ -66,6 +34,7 @@ class BPRLoss(torch.nn.Module):
             mask (torch.Tensor, optional): True where the negative is valid.
                 (default: :obj:`None`)
         """
+        check_floats('margin', margin)
         return masked_mean(F.softplus(-margin), mask)
 
     def __repr__(self) -> str:
@@ -102,7 +71,10 @@ class SampledSoftmaxLoss(torch.nn.Module):
                 :math:`(B, K)`. A row without a valid negative adds nothing.
                 (default: :obj:`None`)
         """
-        check_scores('scores', scores)
+        check_floats('scores', scores, dim=2)
+        if scores.size(1) == 0:
+            raise ValueError(f"'scores' must have the positive in column 0 "
+                             f"(got shape {list(scores.shape)})")
         logits = scores / self.temperature
         if mask is None:
             value = torch.logsumexp(logits, dim=1) - logits[:, 0]

@@ -17,8 +17,7 @@ from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import ModelOutput, RankingModel
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.propagated_features import PropagatedFeatures
-from torch_promptmm.nn.components import modality_key
-from torch_promptmm.nn.functional import unit_rows
+from torch_promptmm.nn.functional import modality_key, unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.nn.dense import matmul
-from torch_promptmm.nn.features import features_matmul, masked_rows
+from torch_promptmm.nn.feature_matmul import features_matmul
+from torch_promptmm.nn.functional import masked_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.propagation import propagate
 

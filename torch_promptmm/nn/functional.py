@@ -1,11 +1,14 @@
-r"""Row-wise functions that modules and losses share."""
+r"""Functions of rows, masks and modality names that modules share."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from torch_promptmm.checks import check_mask
 
 
 def unit_rows(x: Tensor, length: float = 1.0) -> Tensor:
@@ -62,3 +65,30 @@ def add_rows_(out: Tensor, row: Tensor, x: Tensor) -> Tensor:
     if out.device.type == 'cpu':  # Four times as fast as index_add_.
         return out.scatter_add_(0, row.view(-1, 1).expand_as(x), x)
     return out.index_add_(0, row, x)
+
+
+def masked_rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Sets the rows to zero where :obj:`mask` is :obj:`False`."""
+    if mask is None:
+        return x
+    check_mask('mask', mask, x.size(0))
+    return torch.where(mask.to(x.device).view(-1, 1), x, 0.0)
+
+
+def modality_key(name: str) -> str:
+    r"""The name under which a modality's module is registered."""
+    # A module's name has no dot; the mapping stays one to one.
+    return 'modality_' + name.replace('%', '%25').replace('.', '%2E')
+
+
+def checked_masks(masks: Mapping[str, Tensor] | None,
+                  sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    r"""Returns the masks of some modalities, of which :obj:`sizes` are the
+    numbers of rows."""
+    out = dict(masks or {})
+    for name, mask in out.items():
+        if name not in sizes:
+            raise ValueError(f"'masks' has {name!r}, but the modalities are "
+                             f"{list(sizes)}")
+        check_mask(f'masks[{name!r}]', mask, sizes[name])
+    return out

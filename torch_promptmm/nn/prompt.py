@@ -12,14 +12,14 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
-from torch_promptmm.nn.components import (
+from torch_promptmm.nn.dense import matmul
+from torch_promptmm.nn.feature_matmul import row_slices
+from torch_promptmm.nn.feature_projections import (
     FeatureProjection,
     graph_projections,
-    modality_key,
     pca_projections,
 )
-from torch_promptmm.nn.dense import matmul
-from torch_promptmm.nn.features import checked_masks
+from torch_promptmm.nn.functional import checked_masks, modality_key
 from torch_promptmm.nn.graph import UserItemGraph
 
 
@@ -126,18 +126,9 @@ class SoftPrompt(torch.nn.Module):
             num_layers (int, optional): See :class:`SoftPrompt`.
                 (default: :obj:`1`)
         """
-        if not isinstance(features, Mapping) or len(features) == 0:
-            raise ValueError(f"'features' must map at least one modality name "
-                             f"to its features (got {features!r:.80})")
-        for name, x in features.items():
-            check_matrix(f'features[{name!r}]', x)
-        sizes = {name: x.size(0) for name, x in features.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"'features' must have a row for each item in "
-                             f"every modality (got rows {sizes})")
         check_int('channels', channels, 1)
         check_choice('method', method, ('pca', 'graph'))
-        masks = checked_masks(masks, sizes)
+        num_items, masks = _check_features(features, masks)
         if method == 'pca':
             projections = pca_projections(features, masks, channels)
         elif graph is None:
@@ -145,7 +136,7 @@ class SoftPrompt(torch.nn.Module):
                              "pass 'graph=UserItemGraph(...)'")
         else:
             if not isinstance(graph, UserItemGraph):
-                graph = UserItemGraph(graph, None, max(sizes.values()))
+                graph = UserItemGraph(graph, None, num_items)
             projections = graph_projections(features, masks, channels, graph)
         mean = _mean_projection(projections, features, masks)
         shift = mean.mean(dim=0)
@@ -202,11 +193,12 @@ class SoftPrompt(torch.nn.Module):
         if set(features) != set(self.modalities):
             raise ValueError(f"'features' must have the modalities "
                              f"{self.modalities} (got {list(features)})")
+        _, masks = _check_features(features, masks)
         mean = _mean_projection(
             {
                 name: self.projections[modality_key(name)]
                 for name in self.modalities
-            }, features, dict(masks or {}))
+            }, features, masks)
         return (mean - self.shift) * self.scale
 
     def transform(
@@ -222,6 +214,31 @@ class SoftPrompt(torch.nn.Module):
         return (f'{self.__class__.__name__}({self.num_items}, '
                 f'channels={self.channels}, num_layers={self.num_layers}, '
                 f'modalities={self.modalities})')
+
+
+def _check_features(
+    features: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None,
+) -> tuple[int, dict[str, Tensor]]:
+    r"""Returns the number of items and their masks."""
+    if not isinstance(features, Mapping) or len(features) == 0:
+        raise ValueError(f"'features' must map at least one modality name to "
+                         f"its features (got {features!r:.80})")
+    for name, x in features.items():
+        check_matrix(f'features[{name!r}]', x)
+    sizes = {name: x.size(0) for name, x in features.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"'features' must have a row for each item in every "
+                         f"modality (got rows {sizes})")
+    for name, x in features.items():
+        bad = sum(int((~x[rows].isfinite().all(dim=1)).sum())
+                  for rows in row_slices(x))
+        if bad > 0:
+            raise ValueError(
+                f"'features[{name!r}]' has {bad} rows with NaN or infinite "
+                f"entries; where an item lacks the modality, write zeros "
+                f"into its row and False into the modality's mask")
+    return max(sizes.values()), checked_masks(masks, sizes)
 
 
 def _mean_projection(

@@ -13,13 +13,13 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
+from torch_promptmm.nn.column_statistics import column_statistics
 from torch_promptmm.nn.dense import matmul
-from torch_promptmm.nn.features import (
-    column_statistics,
+from torch_promptmm.nn.feature_matmul import (
     features_matmul,
     features_t_matmul,
-    masked_rows,
 )
+from torch_promptmm.nn.functional import masked_rows
 
 _EPSILON = 1e-12  # Added to squared norms.
 
@@ -171,11 +171,7 @@ class PromptedReduction(torch.nn.Module):
                 modality :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
         """
         check_matrix('x', x, self.in_channels)
-        check_matrix('basis', basis, self.prompt_channels)
-        if basis.size(0) != x.size(0):
-            raise ValueError(f"'basis' must have a row for each of the "
-                             f"{x.size(0)} items (got shape "
-                             f"{list(basis.shape)})")
+        _check_rows('basis', basis, x, self.prompt_channels)
         basis = basis.to(self.mean)
         one = basis.new_ones(basis.size(0), 1)
         self.gram = self._project(x, torch.cat([basis, one], 1), mask)
@@ -200,7 +196,7 @@ class PromptedReduction(torch.nn.Module):
                 modality :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
         """
         check_matrix('x', x, self.in_channels)
-        _check_prompt(prompt, x)
+        _check_rows('prompt', prompt, x)
         return PromptContext(self._project(x, prompt, mask), x.size(0))
 
     def affine_context(self, matrix: Tensor) -> PromptContext:
@@ -228,13 +224,18 @@ class PromptedReduction(torch.nn.Module):
         y = features_matmul(x, weight) - self.mean @ weight
         return masked_rows(y, mask)
 
+    def prompt_scale(self, num_items: int) -> float:
+        r"""Returns :math:`\lambda_1`, over the number of items that the
+        prompt's context is a sum over, if so normalised."""
+        if self.normalize == 'size':
+            return self.prompt_weight / max(num_items, 1)
+        return self.prompt_weight
+
     def prompt_matrix(self, context: PromptContext) -> Tensor:
         r"""Returns what the prompt is multiplied with, :math:`\lambda_1
-        \mathbf{C} \mathbf{W}` (over the number of items, if so normalised)
-        :math:`(d, d)`."""
-        scale = self.prompt_weight
-        if self.normalize == 'size':
-            scale = scale / max(context.num_items, 1)
+        \mathbf{C} \mathbf{W}` with :meth:`prompt_scale` for
+        :math:`\lambda_1` :math:`(d, d)`."""
+        scale = self.prompt_scale(context.num_items)
         return scale * (context.matrix @ self.weight)
 
     def prompt_term(self, prompt: Tensor, context: PromptContext | None = None,
@@ -251,16 +252,13 @@ class PromptedReduction(torch.nn.Module):
                 :meth:`reduce`'s result for all items; rows must not be
                 normalised then. (default: :obj:`None`)
         """
-        if context is not None:
-            term = matmul(prompt, self.prompt_matrix(context))
-        elif y is None or self.normalize == 'row':
-            raise ValueError(f"normalize={self.normalize!r} needs a "
-                             f"'context'")
-        else:
-            scale = self.prompt_weight
-            if self.normalize == 'size':
-                scale = scale / max(y.size(0), 1)
+        if context is None:
+            if y is None or self.normalize == 'row':
+                raise ValueError(f"normalize={self.normalize!r} needs a "
+                                 f"'context'")
+            scale = self.prompt_scale(y.size(0))
             return matmul(prompt, scale * matmul(prompt.t(), y))
+        term = matmul(prompt, self.prompt_matrix(context))
         if self.normalize == 'row':
             gram = context.matrix @ context.matrix.t()
             square = (matmul(prompt, gram) * prompt).sum(dim=-1, keepdim=True)
@@ -308,7 +306,7 @@ class PromptedReduction(torch.nn.Module):
         """
         if prompt is not None:
             check_matrix('x', x, self.in_channels)
-            _check_prompt(prompt, x)
+            _check_rows('prompt', prompt, x)
             if context is None and self.normalize == 'row':
                 context = self.context(x, prompt, mask)
         return self.finish(self.reduce(x, mask), prompt, context)
@@ -319,9 +317,10 @@ class PromptedReduction(torch.nn.Module):
                 f'dropout={self.dropout}, normalize={self.normalize!r})')
 
 
-def _check_prompt(prompt: Tensor, x: Tensor) -> None:
-    check_matrix('prompt', prompt)
-    if prompt.size(0) != x.size(0):
-        raise ValueError(f"'prompt' must have a row for each of the "
+def _check_rows(name: str, value: Tensor, x: Tensor,
+                num_cols: int | None = None) -> None:
+    check_matrix(name, value, num_cols)
+    if value.size(0) != x.size(0):
+        raise ValueError(f"'{name}' must have a row for each of the "
                          f"{x.size(0)} items (got shape "
-                         f"{list(prompt.shape)})")
+                         f"{list(value.shape)})")

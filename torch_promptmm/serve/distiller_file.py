@@ -16,7 +16,8 @@ from torch_promptmm.distill.build import checked_parts
 from torch_promptmm.distill.distillation import Seen
 from torch_promptmm.models import LightGCN, RankingModel
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
-from torch_promptmm.nn.components import FeatureProjection, modality_key
+from torch_promptmm.nn.feature_projections import FeatureProjection
+from torch_promptmm.nn.functional import modality_key
 from torch_promptmm.serve.store import (
     build_student,
     load_tensors,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_promptmm.loader import Batch
 from torch_promptmm.loss import as_scored
-from torch_promptmm.loss.lists import ListMask, ScoreLists
+from torch_promptmm.loss.score_lists import ListMask, ScoreLists
 from torch_promptmm.nn.dense import matmul
 
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_promptmm.nn import features as module
-from torch_promptmm.nn.features import (
-    column_statistics,
+from torch_promptmm.nn import feature_matmul as module
+from torch_promptmm.nn.feature_matmul import (
     features_matmul,
     features_t_matmul,
-    masked_rows,
+    row_slices,
 )
 
 DTYPES = [torch.half, torch.bfloat16, torch.float, torch.double]
@@ -125,58 +124,11 @@ def test_features_stay_on_their_device(device: torch.device) -> None:
     assert weight.grad.device.type == device.type
 
 
-def test_masked_rows() -> None:
-    x = torch.randn(3, 2, requires_grad=True)
-    mask = torch.tensor([True, False, True])
-    out = masked_rows(x, mask)
-    assert torch.equal(out, x * mask.view(-1, 1))
-    assert masked_rows(x, None) is x
-    with pytest.raises(ValueError, match=r'boolean tensor of shape \[3\]'):
-        masked_rows(x, mask[:1])
-    with pytest.raises(ValueError, match='boolean tensor'):
-        masked_rows(x, mask.float())
-
-
-@pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('masked', [False, True])
-def test_column_statistics(dtype: torch.dtype, masked: bool) -> None:
-    x = (3 * torch.randn(40, 5) + 50).to(dtype)
-    mask = torch.rand(40) < 0.6 if masked else None
-    want = x.double().numpy()
-    want = want if mask is None else want[mask.numpy()]
-    mean, scale = column_statistics(x, mask)
-    assert mean.dtype == scale.dtype == torch.float
-    np.testing.assert_allclose(mean, want.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(scale, 1 / want.std(0), rtol=1e-5)
-
-
-def test_column_statistics_where_means_are_far_away() -> None:
-    x = torch.randn(200, 3, dtype=torch.double) + 1e6
-    mean, scale = column_statistics(x, like=torch.empty(0).double())
-    np.testing.assert_allclose(mean, x.numpy().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(scale, 1 / x.numpy().std(0), rtol=1e-6)
-
-
-def test_column_statistics_of_half_precision_modules() -> None:
-    x = 300 * torch.randn(100, 3)  # Squares are beyond half precision.
-    mean, scale = column_statistics(x, like=torch.empty(0).half())
-    assert scale.dtype == torch.half
-    np.testing.assert_allclose(scale.float(), 1 / x.numpy().std(0),
-                               rtol=1e-2)
-
-
-def test_constant_columns_have_no_scale() -> None:
-    x = torch.randn(10, 3)
-    x[:, 1] = 0.1  # No binary fraction.
-    mean, scale = column_statistics(x)
-    assert scale[1] == 0
-    assert (scale[[0, 2]] > 0).all()
-
-
-def test_no_row_at_all() -> None:
-    x = random()
-    mean, scale = column_statistics(x, torch.zeros(10, dtype=torch.bool))
-    assert (mean == 0).all()
-    assert (scale == 0).all()
-    with pytest.raises(ValueError, match='boolean tensor'):
-        column_statistics(x, torch.ones(9, dtype=torch.bool))
+@pytest.mark.parametrize('shape, sizes', [
+    ((10, 5), [3, 3, 3, 1]), ((4, 4), [4]), ((3, 40), [1, 1, 1]),
+    ((0, 5), []), ((5, 0), [5])])
+def test_row_slices(shape, sizes: list[int]) -> None:
+    x = torch.arange(shape[0]).view(-1, 1).expand(shape)
+    blocks = [x[rows] for rows in row_slices(x)]
+    assert [block.size(0) for block in blocks] == sizes
+    assert torch.equal(torch.cat([x[:0], *blocks]), x)

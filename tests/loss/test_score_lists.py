@@ -1,4 +1,6 @@
-"""The closed form of the list losses against automatic differentiation."""
+"""Scores of lists under masks; the closed form of their divergence against
+automatic differentiation.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_promptmm.loss.lists import ListMask, ScoreLists, list_divergence
+from torch_promptmm.loss.list_divergence import list_divergence
+from torch_promptmm.loss.score_lists import ListMask, ScoreLists
 
 
 def plain(s_pos: Tensor, s_neg: Tensor, t_pos: Tensor, t_neg: Tensor,
@@ -113,3 +116,14 @@ def test_rows_without_a_valid_negative() -> None:
     for x in at:
         assert x.grad.isfinite().all()
         assert (x.grad[2] == 0).all()
+
+
+def test_masks_where_there_are_no_values() -> None:
+    """Elsewhere than on a CPU, nothing is read back to be decided upon."""
+    mask = torch.ones(6, 9, dtype=torch.bool, device='meta')
+    scores = torch.empty(6, 9, device='meta')
+    valid = ListMask(mask)
+    assert valid.rows.shape == (6, )
+    lists = ScoreLists(scores[:, 0], scores, valid)
+    value = lists.mean(list_divergence(lists, lists, 1.0, None))
+    assert value.device.type == 'meta' and value.dim() == 0

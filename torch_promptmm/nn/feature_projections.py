@@ -1,4 +1,5 @@
-r"""Leading components of features, read in blocks."""
+r"""Fixed projections of features: principal components, and directions that
+are smooth over the graph."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from torch_promptmm.nn.features import (
+from torch_promptmm.nn.column_statistics import (
     ColumnStatistics,
     column_statistics,
+)
+from torch_promptmm.nn.feature_matmul import (
     features_matmul,
     features_t_matmul,
-    masked_rows,
 )
+from torch_promptmm.nn.functional import masked_rows
 from torch_promptmm.nn.graph import UserItemGraph
 
 # Up to this width the covariance is decomposed; above it, subspace
@@ -24,12 +27,6 @@ _BLOCK_SIZE = 2**20  # Elements of a block that is standardised.
 # Components with less than this share of the largest variance are noise.
 _NEGLIGIBLE = 1e-6
 _GRAPH_CANDIDATES = 128
-
-
-def modality_key(name: str) -> str:
-    r"""The name under which a modality's module is registered."""
-    # A module's name has no dot; the mapping stays one to one.
-    return 'modality_' + name.replace('%', '%25').replace('.', '%2E')
 
 
 class FeatureProjection(torch.nn.Module):
