@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_int, check_matrix
-from torch_promptmm.nn.features import checked_masks
+from torch_promptmm.nn.functional import checked_masks
 
 
 class _ByReference(dict[str, Tensor]):
