@@ -19,7 +19,7 @@ from graphs import (
 )
 
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.nn import graph as graph_module
+from torch_promptmm.nn import csr as csr_module
 from torch_promptmm.nn.graph import CSRMatrix, as_graph
 
 
@@ -171,7 +171,7 @@ def test_bags_equal_the_sparse_product(channels: int, monkeypatch) -> None:
         have = matrix.matmul(x), matrix.matmul(x, add, 0.5)
         assert not have[0].requires_grad
         with monkeypatch.context() as patch, torch.no_grad():
-            patch.setattr(graph_module, '_sums_bags', lambda x: False)
+            patch.setattr(csr_module, '_sums_bags', lambda x: False)
             want = matrix.matmul(x), matrix.matmul(x, add, 0.5)
         for a, b in zip(have, want, strict=True):
             torch.testing.assert_close(a, b)
@@ -200,9 +200,9 @@ def edges() -> torch.Tensor:
     (ValueError, r'got \[24\]', lambda: UserItemGraph(edges()[0])),
     (ValueError, 'has user id -1',
      lambda: UserItemGraph(torch.tensor([[-1], [0]]))),
-    (ValueError, "has user id 6, but 'num_users' is 5",
+    (ValueError, "has user id 6, but there are 5 users .0 to 4.. Users are in row 0",
      lambda: UserItemGraph(edges(), 5, NUM_ITEMS)),
-    (ValueError, "has item id 9, but 'num_items' is 4",
+    (ValueError, 'has item id 9, but there are 4 items',
      lambda: UserItemGraph(edges(), NUM_USERS, 4)),
     (ValueError, "'num_users' must be at least 1",
      lambda: UserItemGraph(edges(), 0)),
