@@ -124,8 +124,8 @@ def check_range(
         wrong = high
     else:
         return high
-    known = (f"{what} ids start at {minimum}" if size is None else
-             f"there are {size} {what}s ({minimum} to {size - 1})")
+    known = (f'{what} ids start at {minimum}' if size is None else
+             f'there are {size} {what}s ({minimum} to {size - 1})')
     raise error(f"'{name}' has {what} id {wrong}, but {known}{hint}")
 
 
