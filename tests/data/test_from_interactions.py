@@ -144,6 +144,7 @@ def test_masks() -> None:
     assert list(graph.masks) == ['textual']
 
 
+@pytest.mark.filterwarnings('ignore:Validation and test are the same')
 @given(
     train=edges.filter(len),
     val=edges,
@@ -174,6 +175,15 @@ def test_from_splits(train: list, val: list, test: list, known: str) -> None:
     # They are three graphs all the same:
     graphs[1]['item'].other = 1
     assert 'other' not in graphs[0]['item']
+
+
+def test_identical_validation_and_test() -> None:
+    val = np.array([[1, 0], [1, 2]])
+    with pytest.warns(UserWarning, match='Validation and test are the same 2'):
+        from_splits([[0, 1], [0, 0]], val, val[:, [1, 0, 1]], {})
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        from_splits([[0, 1], [0, 0]], val, val[:, :1], {})
 
 
 def test_held_out_of_a_split() -> None:

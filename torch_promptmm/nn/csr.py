@@ -14,6 +14,9 @@ _INT32_MAX = 2**31 - 1
 # Asked once: `torch.export` and `torch.compile` cannot trace the question.
 _HAS_AVX = torch.backends.cpu.get_cpu_capability().startswith('AVX')
 
+# Before torch 2.7 there is no such question.
+is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+
 
 class CSRMatrix:
     r"""A sparse matrix in compressed rows, the form in which
@@ -93,8 +96,10 @@ class CSRMatrix:
 
 
 def _sums_bags(x: Tensor) -> bool:
-    r"""Whether sums of bags are the faster product."""
-    return (x.device.type == 'cpu' and x.dtype == torch.float and _HAS_AVX)
+    r"""Whether sums of bags are the faster product, or the only one that
+    can be exported."""
+    return is_exporting() or (x.device.type == 'cpu' and
+                              x.dtype == torch.float and _HAS_AVX)
 
 
 def compress(row: Tensor, col: Tensor, value: Tensor, num_rows: int,

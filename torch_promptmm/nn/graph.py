@@ -243,13 +243,12 @@ class UserItemGraph:
             None, self.device.index)
         if same and dtype == self.dtype:
             return self
-        n_ids = [
+        user_n_id, item_n_id = (
             None if n_id is None else n_id.to(device)
-            for n_id in (self.user_n_id, self.item_n_id)
-        ]
+            for n_id in (self.user_n_id, self.item_n_id))
         return object.__new__(type(self))._set(
             self.user_item.to(device, dtype), self.item_user.to(device, dtype),
-            *n_ids, full_size=self.full_size)
+            user_n_id, item_n_id, self.full_size)
 
     def __repr__(self) -> str:
         of = f', full_size={self.full_size}' if self.is_batch else ''
@@ -339,8 +338,8 @@ def _unflatten(children: Any, context: tuple[int, ...]) -> UserItemGraph:
     out = object.__new__(UserItemGraph)  # The leaves need not be tensors.
     for name, child in zip(_CHILDREN, children, strict=True):
         setattr(out, name, child)
-    out.num_users, out.num_items, *full_size = context
-    out.full_size = tuple(full_size)
+    out.num_users, out.num_items = context[:2]
+    out.full_size = (context[2], context[3])
     return out
 
 

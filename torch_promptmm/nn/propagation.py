@@ -10,15 +10,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from torch_promptmm.checks import check_range
-from torch_promptmm.nn.csr import CSRMatrix
+from torch_promptmm.nn.csr import CSRMatrix, is_exporting
 from torch_promptmm.nn.functional import add_rows_
 from torch_promptmm.nn.graph import UserItemGraph
 
 # Restricting the last product to the rows of the batch pays if they hold
 # less than this share of the non-zeros.
 _RESTRICT_BELOW = 0.7
-# Before torch 2.7 there is no such question.
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def propagate(
@@ -68,7 +66,7 @@ def propagate(
         raise ValueError(f"'x_user' and 'x_item' must have a row for each of "
                          f"the {graph.num_users} users and {graph.num_items} "
                          f"items of the graph (got {list(sizes)})")
-    if _is_exporting() and (user_id is not None or item_id is not None):
+    if is_exporting() and (user_id is not None or item_id is not None):
         return _propagate_all(graph, x_user, x_item, weights, user_id,
                               item_id, return_ego)
     # A common factor is put in where there are the fewest rows.
@@ -101,11 +99,11 @@ def _propagate_all(
     r"""Computes all rows and takes those that are wanted. An exported
     program knows nothing of the ids, not even how many are distinct."""
     ids = [user_id, item_id]
-    out = propagate(graph, x_user, x_item, weights)
+    out: list[Any] = [*propagate(graph, x_user, x_item, weights)]
     if return_ego:
         ids += [user_id, item_id if item_id is None or return_ego is True
                 else item_id[:return_ego]]
-        out += (x_user, x_item)
+        out += [x_user, x_item]
     return tuple(x if x is None or index is None else x.index_select(0, index)
                  for x, index in zip(out, ids, strict=True))
 
