@@ -312,15 +312,29 @@ def loader_data() -> HeteroData:
     return T.ToUndirected()(data)
 
 
-needs_sampling = pytest.mark.skipif(
-    not (torch_geometric.typing.WITH_PYG_LIB
-         or torch_geometric.typing.WITH_TORCH_SPARSE),
-    reason='PyG samples neighbours with pyg-lib or torch-sparse')
+CAN_SAMPLE = (torch_geometric.typing.WITH_PYG_LIB
+              or torch_geometric.typing.WITH_TORCH_SPARSE)
+
+
+def needs_sampling(test: Any) -> Any:
+    """Skips a test where PyG cannot sample, and ignores what it says of
+    sampling with torch-sparse."""
+    test = pytest.mark.filterwarnings("ignore:Using 'NeighborSampler' withou")(
+        test)
+    return pytest.mark.skipif(
+        not CAN_SAMPLE,
+        reason='PyG samples neighbours with pyg-lib or torch-sparse')(test)
 
 
 @needs_sampling
-def test_neighbor_loader() -> None:
-    loader = NeighborLoader(loader_data(), num_neighbors=[-1, -1],
+@pytest.mark.parametrize('adj_t', [False, True])
+def test_neighbor_loader(adj_t: bool) -> None:
+    data = loader_data()
+    if adj_t and not torch_geometric.typing.WITH_TORCH_SPARSE:
+        pytest.skip('PyG samples from a SparseTensor of torch-sparse')
+    if adj_t:
+        data = T.ToSparseTensor()(data)
+    loader = NeighborLoader(data, num_neighbors=[-1, -1],
                             input_nodes=('user', None), batch_size=3)
     for batch in loader:
         graph = UserItemGraph.from_batch(batch, full_graph())
@@ -330,6 +344,8 @@ def test_neighbor_loader() -> None:
 @needs_sampling
 @pytest.mark.parametrize('disjoint', [False, True])
 def test_link_neighbor_loader(disjoint: bool) -> None:
+    if disjoint and not torch_geometric.typing.WITH_PYG_LIB:
+        pytest.skip('PyG samples disjoint neighbourhoods with pyg-lib')
     data, full = loader_data(), full_graph()
     loader = LinkNeighborLoader(
         data, num_neighbors=[-1, -1], batch_size=5, disjoint=disjoint,
