@@ -20,7 +20,7 @@ from _timing import HEADER, Row, ms, paired
 
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.nn import PropagatedFeatures, UserItemGraph, dense
-from torch_promptmm.nn.graph import CSRMatrix
+from torch_promptmm.nn.csr import CSRMatrix
 from torch_promptmm.train import RankingObjective, RankingTask
 
 

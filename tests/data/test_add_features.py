@@ -103,7 +103,7 @@ def test_repairs() -> None:
 def test_order_is_never_guessed() -> None:
     with pytest.raises(ValueError, match="'ids' must say which item each row"):
         add_features(graph(), 'visual', matrix())
-    plain = from_interactions(np.array([[0], [2]]), None)
+    plain = from_interactions(np.array([[0], [2]]), {})
     data = add_features(plain, 'visual', matrix())
     assert torch.equal(data['item'].visual, torch.from_numpy(matrix()))
     with pytest.raises(ValueError, match='2 rows for 3 items'):

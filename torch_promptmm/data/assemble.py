@@ -168,7 +168,7 @@ def _graph(
     edge_index = torch.empty(2, len(rows[0]), dtype=torch.long)
     edge_index[0] = torch.from_numpy(rows[0])
     edge_index[1] = torch.from_numpy(rows[1])
-    data = from_interactions(edge_index, None, len(maps[0]), len(maps[1]),
+    data = from_interactions(edge_index, {}, len(maps[0]), len(maps[1]),
                              edge_type=edge_type)
     if rows[2] is not None:
         data[edge_type].rating = torch.from_numpy(rows[2]).float()

@@ -12,7 +12,12 @@ from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_int
 
-from .contract import EdgeType, InteractionData, read_graph
+from .contract import (
+    EdgeType,
+    InteractionData,
+    read_graph,
+    with_edge_index,
+)
 from .ids import IdMap
 from .report import report_of
 from .split import check_unsplit
@@ -82,6 +87,7 @@ class KCore(BaseTransform):
         self.edge_type = edge_type
 
     def forward(self, data: HeteroData) -> HeteroData:
+        data = with_edge_index(data, self.edge_type)
         graph = read_graph(data, self.edge_type, modalities=[])
         check_unsplit(data, graph.edge_type, 'KCore')
         store = data[graph.edge_type]

@@ -10,7 +10,7 @@ from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_float, check_int
 
-from .contract import EdgeType
+from .contract import EdgeType, with_edge_index
 from .report import Report
 from .split import TEST, TRAIN, VAL, Split, make_split, read_for_split
 
@@ -35,6 +35,7 @@ class InteractionSplit(BaseTransform):
 
     def forward(self, data: HeteroData) -> Split:
         name = self.__class__.__name__
+        data = with_edge_index(data, self.edge_type)
         graph, user, item = read_for_split(data, self.edge_type, name)
         report = Report()
         time = data[graph.edge_type].get('time')

@@ -73,7 +73,7 @@ class InteractionFolder(SplitDataset):
             for name in features
             if osp.isfile(_path(root, name + MASK_SUFFIX))
         }
-        self.set_splits(*from_splits(train, val, test, features or None,
+        self.set_splits(*from_splits(train, val, test, features,
                                      masks=masks, known=known))
 
 

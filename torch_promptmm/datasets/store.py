@@ -124,7 +124,7 @@ def read_splits(
             masks[name.removesuffix('_mask')] = load_npy(path)
         else:
             tensors[name] = load_npy(path, mmap)
-    splits = from_splits(parts[0], parts[1], parts[2], tensors or None,
+    splits = from_splits(parts[0], parts[1], parts[2], tensors,
                          body['num_users'], body['num_items'], masks,
                          EDGE_TYPE, known)
     times = _times(folder)

@@ -143,7 +143,7 @@ def test_folder_errors(tmp_path: Path) -> None:
 def test_write_errors(tmp_path: Path) -> None:
     train, val, test = make_splits()
     other = from_splits(np.array([[0], [0]]), np.array([[0], [0]]),
-                        np.array([[0], [0]]), None)[1]
+                        np.array([[0], [0]]), {})[1]
     with pytest.raises(ValueError, match="'train' has 5 users but 'val'"):
         write_mmrec(tmp_path, train, other, test)
     for data in (train, val, test):

@@ -103,7 +103,7 @@ def read_mmrec(
                           {k: len(v) for k, v in features.items()}, root)
     num_users = number_of('users', int(user.max()), note, {}, root)
     parts = [np.stack([user[label == i], item[label == i]]) for i in range(3)]
-    splits = from_splits(parts[0], parts[1], parts[2], features or None,
+    splits = from_splits(parts[0], parts[1], parts[2], features,
                          num_users, num_items, masks, edge_type, known)
     users = _read_ids(root, 'users', num_users)
     items = _read_ids(root, 'items', num_items)

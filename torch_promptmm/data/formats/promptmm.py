@@ -110,7 +110,7 @@ def read_promptmm(
                for end in range(2)]
     num_users = number_of('users', highest[0], note, users, root)
     num_items = number_of('items', highest[1], note, items, root)
-    splits = from_splits(parts[0], parts[1], parts[2], features or None,
+    splits = from_splits(parts[0], parts[1], parts[2], features,
                          num_users, num_items, masks, edge_type, known)
     maps = [IdMap.from_bytes(json.dumps(note[x]).encode())
             if note.get(x) else None for x in ('user_ids', 'item_ids')]
