@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +21,8 @@ from torch_promptmm.checks import (
     check_path,
 )
 from torch_promptmm.loader import InteractionLoader
+from torch_promptmm.seeding import seeded
+from torch_promptmm.threads import step_work, use_threads
 from torch_promptmm.train.checkpoint import (
     first_line,
     load_checkpoint,
@@ -37,22 +38,6 @@ from torch_promptmm.train.task import Task
 Metrics = dict[str, float]
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
-
-
-@contextmanager
-def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    r"""Runs a block from a seed and leaves the global generators as they
-    were; :obj:`None` draws from them."""
-    if seed is None:
-        yield
-        return
-    if check_int('seed', seed, -2**63) >= 2**64:
-        raise ValueError(f"'seed' must be below 2**64 (got {seed})")
-    seed = int(seed)
-    devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def train(
@@ -77,6 +62,8 @@ def train(
     name: str = 'train',
     module: torch.nn.Module | None = None,
     notes: dict[str, str] | None = None,
+    threads: int | str | None = 'auto',
+    keep_memory: bool = True,
 ) -> History:
     r"""Trains a task.
 
@@ -128,6 +115,12 @@ def train(
             holds. (default: :obj:`task`)
         notes (dict, optional): Texts that are kept in the checkpoint.
             (default: :obj:`None`)
+        threads (int or str, optional): The threads of torch during the run,
+            see :func:`~torch_promptmm.train.use_threads`; :obj:`None` keeps
+            those that it has. (default: :obj:`"auto"`)
+        keep_memory (bool, optional): Runs inside of
+            :func:`~torch_promptmm.train.kept_memory`, which changes how the
+            process frees memory until the run ends. (default: :obj:`True`)
 
     Raises:
         FloatingPointError: If a loss is not finite.
@@ -143,6 +136,7 @@ def train(
     if not isinstance(metric, str):
         raise TypeError(f"'metric' must be a name (got {metric!r})")
     check_bool('progress', progress)
+    check_bool('keep_memory', keep_memory)
     if check_bool('resume', resume) and checkpoint is None:
         raise ValueError("'resume=True' needs 'checkpoint=path'")
     if checkpoint is not None:
@@ -172,7 +166,9 @@ def train(
                                task.graph.num_users, task.graph.num_items,
                                batch_size, task.batch_spec, task.device)
 
-    with seeded(seed, task.device), kept_memory():
+    with (seeded(seed, task.device),
+          use_threads(threads, step_work(task, batch_size)),
+          kept_memory(keep_memory)):
         if resume and checkpoint is not None:
             state = load_checkpoint(checkpoint)
             if state is not None:
