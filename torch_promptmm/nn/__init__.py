@@ -1,5 +1,6 @@
 r"""Modules: tensors and adjacency in, tensors out."""
 
+from torch_promptmm.nn._backends.onednn import use_onednn
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
@@ -27,4 +28,5 @@ __all__ = classes = [
     'PropagatedFeatures',
     'propagate',
     'unit_rows',
+    'use_onednn',
 ]
