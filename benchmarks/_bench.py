@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,21 +154,6 @@ def naive_reduction(x: Tensor, prompt: Tensor,
     feature = prompt @ (prompt.t() @ x) / x.size(0)
     out = (x + feature) @ reduction.weight + reduction.bias
     out.sum().backward()
-
-
-def machine(args: argparse.Namespace) -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith('model name'):
-                name = line.partition(':')[2].strip()
-                break
-    if args.device.startswith('cuda'):
-        name = torch.cuda.get_device_name(args.device)
-    return (f'{name}, {os.cpu_count()} cores, load '
-            f'{os.getloadavg()[0]:.1f}; torch {torch.__version__}; '
-            f'{time.strftime("%Y-%m-%d %H:%M")}')
 
 
 def parse(doc: str | None, groups: Iterable[str],

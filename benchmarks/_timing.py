@@ -121,8 +121,3 @@ def number(value: float) -> str:
 
 def ms(values: Tensor) -> str:
     return f'{number(1e3 * float(values.median()))} ms'
-
-
-def markdown(rows: list[Row]) -> str:
-    lines = [HEADER, ['---'] * len(HEADER), *(row.cells() for row in rows)]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

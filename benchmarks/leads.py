@@ -10,16 +10,16 @@ way is faster than what it is compared with.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from _bench import ALL_TERMS, BATCH, CHANNELS, Bench, Step, machine, parse
+from _bench import ALL_TERMS, BATCH, CHANNELS, Bench, Step, parse
+from _markdown import machine, markdown
 from _timing import HEADER, Row, ms, paired
 
 from torch_promptmm.evaluate import evaluate_embeddings
-from torch_promptmm.nn import PropagatedFeatures, UserItemGraph, dense
+from torch_promptmm.nn import PropagatedFeatures, UserItemGraph, use_onednn
 from torch_promptmm.nn.csr import CSRMatrix
 from torch_promptmm.train import RankingObjective, RankingTask
 
@@ -55,23 +55,13 @@ def row(what: str, against: str, way: torch.Tensor,
                note=f'{ms(way)} against {ms(usual)}')
 
 
-@contextmanager
-def without_onednn() -> Iterator[None]:
-    usual = dense.is_faster
-    dense.is_faster = lambda: False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        dense.is_faster = usual
-
-
 def library_rows(bench: Bench) -> Iterator[Row]:
     """Dense products by oneDNN, and bfloat16 through autocast."""
     for name, make in STEPS.items():
         step = make(bench)
 
         def mkl(step: Step = step) -> None:
-            with without_onednn():
+            with use_onednn(False):
                 step()
 
         def half(step: Step = step) -> None:
@@ -92,7 +82,7 @@ def library_rows(bench: Bench) -> Iterator[Row]:
         evaluate_embeddings(user, item, bench.held_out, bench.known, (20, 50))
 
     def evaluate_mkl() -> None:
-        with without_onednn():
+        with use_onednn(False):
             evaluate()
 
     times = paired({'ours': evaluate, 'mkl': evaluate_mkl},
@@ -236,18 +226,10 @@ GROUPS = {
 }
 
 
-def markdown(rows: list[Row]) -> str:
-    keep = [HEADER.index(x) for x in ('what', 'against', 'measured',
-                                      'quartiles', 'note')]
-    lines = [HEADER, ['---'] * len(HEADER), *(row.cells() for row in rows)]
-    return '\n'.join('| ' + ' | '.join(line[i] for i in keep) + ' |'
-                     for line in lines)
-
-
 def main() -> None:
     args = parse(__doc__, GROUPS, [1])
     bench = Bench(args, args.threads[0])
-    head = (f'Machine: {machine(args)}; scale {args.scale}; '
+    head = (f'Machine: {machine(args.device)}; scale {args.scale}; '
             f'threads: {args.threads[0]}; '
             f'{args.clock} clock; batches of {BATCH}.')
     print(head, flush=True)
@@ -256,7 +238,12 @@ def main() -> None:
         for each in GROUPS[name](bench):
             rows.append(each)
             print(' | '.join(each.cells()), flush=True)
-    text = f'{head}\n\n{markdown(rows)}\n'
+    # Without targets: there are none.
+    keep = [i for i, name in enumerate(HEADER)
+            if name not in ('target', 'reached')]
+    lines = [[each[i] for i in keep]
+             for each in (HEADER, *(row.cells() for row in rows))]
+    text = f'{head}\n\n{markdown(lines[0], lines[1:])}\n'
     print('\n' + text)
     if args.output:
         Path(args.output).write_text(text)

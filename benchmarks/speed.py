@@ -26,18 +26,18 @@ from _bench import (
     Bench,
     Step,
     cheap_reduction,
-    machine,
     naive_reduction,
     parse,
 )
-from _pyg_steps import PyGStep, pyg_evaluate
+from _markdown import machine, markdown
 from _timing import (
+    HEADER,
     Row,
-    markdown,
     ms,
     number,
     paired,
 )
+from peers import PyGStep, pyg_evaluate
 
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.nn import PromptedReduction, PropagatedFeatures
@@ -354,7 +354,7 @@ def profile(bench: Bench) -> str:
 def main() -> None:
     cores = os.cpu_count() or 1
     args = parse(__doc__, [*GROUPS, 'profile'], [1] + [cores] * (cores > 1))
-    text = [f'Machine: {machine(args)}; scale {args.scale}; '
+    text = [f'Machine: {machine(args.device)}; scale {args.scale}; '
             f'{args.clock} clock.']
     print(text[0], flush=True)
     for threads in args.threads:
@@ -378,7 +378,7 @@ def main() -> None:
         text += [
             f'### {args.device}, {threads} thread{"s" * (threads != 1)}: '
             f'{sum(reached)} of {len(reached)} reached',
-            markdown(rows)
+            markdown(HEADER, [row.cells() for row in rows])
         ] + [parts] * bool(parts)
         if args.output:
             Path(args.output).write_text('\n\n'.join(text) + '\n')

@@ -48,7 +48,7 @@ def main() -> int:
     add('--download', action='store_true', help='fetch what is missing')
     add('--url', help='the address of a folder that has the files')
     add('--synthetic', action='store_true', help='a planted stand-in')
-    add('--scale', type=float, default=0.1, help='the size of the stand-in, '
+    add('--scale', type=float, default=0.05, help='the size of the stand-in, '
         '1.0 is that of Electronics in the paper (default: %(default)s)')
     # The paper's losses on the paper's dataset. All three models then have
     # one ranking loss, so the table shows what content and distillation add.

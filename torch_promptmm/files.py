@@ -3,6 +3,9 @@ r"""Files that are whole or not there."""
 from __future__ import annotations
 
 import os
+import platform
+import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     when the block ends without an error. Killed before that, the old file is
     whole.
 
+    The temporary name belongs to this call alone: of two that write one
+    path at the same time, the last one to end stays, whole. What a killed
+    process left behind is removed by the next one that writes the path on
+    the same machine.
+
     Args:
         path (str): The file to be written.
     """
@@ -22,7 +30,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise ValueError(f"'path' must name a file, but {str(path)!r} is a "
                          f"folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
+    prefix = f'.{path.name}.{zlib.crc32(platform.node().encode()):08x}-'
+    _remove_left_behind(path.parent, prefix)
+    temporary = path.with_name(
+        f'{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp')
     try:
         yield temporary
         with open(temporary, 'rb+') as file:
@@ -30,3 +41,23 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_left_behind(folder: Path, prefix: str) -> None:
+    for name in os.listdir(folder):
+        if name.startswith(prefix) and name.endswith('.tmp'):
+            owner = name.removeprefix(prefix).partition('-')[0]
+            if owner.isdecimal() and not _is_running(int(owner)):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != 'posix':  # There `os.kill` would end it.
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

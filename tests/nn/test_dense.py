@@ -7,20 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torch_promptmm.nn import dense
+from torch_promptmm.nn import dense, use_onednn
+from torch_promptmm.nn._backends import onednn as backend
 
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The products that oneDNN makes, of any size, on any processor."""
-    if not (torch.backends.mkldnn.is_available()
-            and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
+    if not torch.backends.mkldnn.is_available():
         pytest.skip('this build of torch has no oneDNN')
-    calls, linear = [], dense._linear
-    monkeypatch.setattr(dense, 'is_faster', lambda: True)
+    calls, linear = [], backend.linear
+    monkeypatch.delenv('TORCH_PROMPTMM_ONEDNN', raising=False)
+    monkeypatch.setattr(backend, 'is_faster', lambda: True)
     monkeypatch.setattr(dense, '_SMALLEST', 0)
     monkeypatch.setattr(dense, '_WIDE_ENOUGH', 0)
-    monkeypatch.setattr(dense, '_linear', lambda x, weight:
+    monkeypatch.setattr(backend, 'linear', lambda x, weight:
                         (calls.append(1), linear(x, weight))[1])
     return calls
 
@@ -133,11 +134,44 @@ def test_autocast_has_its_type(onednn) -> None:
     assert not onednn
 
 
-def test_onednn_can_be_disabled(onednn, monkeypatch) -> None:
-    monkeypatch.setattr(dense, '_enabled', lambda: False)
+def test_a_block_turns_it_off(onednn) -> None:
     a, b = leaf(4, 3), leaf(3, 5)
-    assert torch.equal(dense.matmul(a, b), a @ b)
+    with use_onednn(False):
+        assert torch.equal(dense.matmul(a, b), a @ b)
+        assert dense.FixedProduct(b.t(), 4)._packed is None
+        with use_onednn():
+            dense.matmul(a, b)
+        assert len(onednn) == 1
+        dense.matmul(a, b)
+    assert len(onednn) == 1
+    dense.matmul(a, b)
+    assert len(onednn) == 2
+
+
+def test_a_block_that_fails_is_over(onednn) -> None:
+    with pytest.raises(KeyError), use_onednn(False):
+        raise KeyError
+    dense.matmul(leaf(4, 3), leaf(3, 5))
+    assert onednn
+    with pytest.raises(TypeError, match="'enabled' must be True or False"):
+        with use_onednn('no'):
+            pass
+
+
+@pytest.mark.parametrize('value, on', [('0', False), ('1', True)])
+def test_the_environment_turns_it_off(onednn, monkeypatch, value: str,
+                                      on: bool) -> None:
+    monkeypatch.setenv('TORCH_PROMPTMM_ONEDNN', value)
+    dense.matmul(leaf(4, 3), leaf(3, 5))
+    assert bool(onednn) is on
+
+
+def test_torch_turns_it_off(onednn) -> None:
+    with torch.backends.mkldnn.flags(enabled=False):
+        dense.matmul(leaf(4, 3), leaf(3, 5))
     assert not onednn
+    dense.matmul(leaf(4, 3), leaf(3, 5))
+    assert onednn
 
 
 def test_small_products_stay_with_torch(onednn, monkeypatch) -> None:
@@ -162,17 +196,6 @@ def test_large_gaps_are_not_copied(onednn, monkeypatch) -> None:
     a, b = leaf(4, 3, 'gaps'), leaf(3, 5)
     torch.testing.assert_close(dense.matmul(a, b), a @ b)
     assert not onednn
-
-
-def test_onednn_may_fail(monkeypatch) -> None:
-    class Fails:
-        @staticmethod
-        def _linear_pointwise(*args: object) -> Tensor:
-            raise RuntimeError('could not create a primitive')
-
-    monkeypatch.setattr(torch.ops, 'mkldnn', Fails)
-    x, weight = torch.randn(4, 3), torch.randn(5, 3)
-    torch.testing.assert_close(dense._linear(x, weight), x @ weight.t())
 
 
 @pytest.mark.parametrize('num_rows', [1, 7, 40])
@@ -214,26 +237,3 @@ def test_fixed_product_where_onednn_fails(monkeypatch, onednn) -> None:
 def test_shapes_that_do_not_fit(onednn) -> None:
     with pytest.raises(RuntimeError, match='4x3 and 4x5'):
         dense.matmul(leaf(4, 3), leaf(4, 5))
-
-
-@pytest.mark.parametrize('vendor, capability, want', [
-    ('AuthenticAMD', 'AVX512', True),
-    ('AuthenticAMD', 'AVX2', False),
-    ('GenuineIntel', 'AVX512', False),
-])
-def test_where_it_is_faster(monkeypatch, tmp_path, vendor: str,
-                            capability: str, want: bool) -> None:
-    (tmp_path / 'cpuinfo').write_text(f'vendor_id : {vendor}\n')
-    monkeypatch.setattr(dense, '_CPUINFO', tmp_path / 'cpuinfo')
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability',
-                        lambda: capability)
-    for library in (torch.backends.mkl, torch.backends.mkldnn):
-        monkeypatch.setattr(library, 'is_available', lambda: True)
-    assert dense.is_faster.__wrapped__() == want
-    monkeypatch.setattr(torch.backends.mkl, 'is_available', lambda: False)
-    assert not dense.is_faster.__wrapped__()
-
-
-def test_without_a_list_of_processors(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(dense, '_CPUINFO', tmp_path / 'absent')
-    assert dense.is_faster.__wrapped__() in (True, False)

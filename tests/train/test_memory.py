@@ -8,7 +8,9 @@ import sys
 import pytest
 import torch
 
-from torch_promptmm.train import kept_memory
+from torch_promptmm.nn import LightGCNStudent, UserItemGraph
+from torch_promptmm.train import RankingTask, kept_memory, memory, train
+from torch_promptmm.train.memory import release_memory
 
 SCRIPT = """
 import resource
@@ -48,3 +50,57 @@ def test_it_ends_with_an_error() -> None:
         raise KeyError
     with kept_memory():
         assert float(torch.ones(3).sum()) == 3
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """What is asked of the C library."""
+    out: list[tuple[int, ...]] = []
+    monkeypatch.setattr(memory, '_mallopt', lambda: lambda *args:
+                        out.append(args))
+    monkeypatch.setattr(memory, '_trim', lambda: out.append(()))
+    return out
+
+
+def test_on_unless_it_is_turned_off(calls) -> None:
+    with kept_memory():
+        during = list(calls)
+        release_memory()
+        assert calls == [*during, ()]
+    assert during and calls[-1] == () and len(calls) > len(during) + 2
+    calls.clear()
+    release_memory()  # Nothing is kept.
+    assert calls == []
+
+
+def test_an_argument_turns_it_off(calls) -> None:
+    with kept_memory(enabled=False):
+        release_memory()
+    assert calls == []
+
+
+def test_the_environment_turns_it_off(calls, monkeypatch) -> None:
+    monkeypatch.setenv('TORCH_PROMPTMM_KEEP_MEMORY', '0')
+    with kept_memory():
+        release_memory()
+    assert calls == []
+
+
+def test_off_inside_of_on(calls) -> None:
+    with kept_memory():
+        during = list(calls)
+        with kept_memory(enabled=False):
+            pass
+        assert calls == during
+
+
+@pytest.mark.parametrize('keep_memory', [True, False])
+def test_an_argument_of_training(calls, keep_memory: bool) -> None:
+    edges = torch.tensor([[0, 1], [1, 0]])
+    task = RankingTask(LightGCNStudent(2, 3, 2), UserItemGraph(edges, 2, 3),
+                       edges)
+    train(task, epochs=2, progress=False, keep_memory=keep_memory,
+          validate=lambda: {'recall@20': 0.5})
+    assert bool(calls) is keep_memory
+    with pytest.raises(TypeError, match="'keep_memory' must be True or False"):
+        train(task, epochs=1, keep_memory='no')

@@ -1,6 +1,7 @@
 r"""Modules: tensors and adjacency in, tensors out."""
 
 from torch_promptmm._moved import lazily
+from torch_promptmm.nn._backends.onednn import use_onednn
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
@@ -31,4 +32,5 @@ __all__ = classes = [
     'ItemFeatures',
     'propagate',
     'unit_rows',
+    'use_onednn',
 ]

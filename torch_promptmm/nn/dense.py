@@ -2,19 +2,17 @@ r"""Dense products, by the faster one of torch's two libraries."""
 
 from __future__ import annotations
 
-import platform
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torch_promptmm.nn._backends import onednn
+
 _SMALLEST = 2**22  # Multiplications from which the detour pays.
 # Of two matrices with their common dimension in rows one is copied into order:
 # the width of the other one from which that pays.
 _WIDE_ENOUGH = 256
-_CPUINFO = Path('/proc/cpuinfo')
 _LARGEST_COPY = 2**22  # Elements with gaps between them that are copied.
 
 
@@ -24,31 +22,14 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     On a CPU, torch multiplies in single precision by MKL, which runs at half
     of what AMD's processors with AVX-512 can do; there oneDNN, which torch
     brings along, takes its place. It is single precision as well: results
-    differ in the order of summation alone. :obj:`torch.backends.mkldnn.
-    flags(enabled=False)` leaves all to MKL.
+    differ in the order of summation alone.
+    :func:`~torch_promptmm.nn.use_onednn` turns it off.
 
     Args:
         a (torch.Tensor): :math:`\mathbf{A}` :math:`(m, k)`.
         b (torch.Tensor): :math:`\mathbf{B}` :math:`(k, n)`.
     """
     return _MatMul.apply(a, b) if _pays(a, b) else a @ b
-
-
-@cache
-def is_faster() -> bool:
-    r"""Whether oneDNN is the faster library on this machine, and there."""
-    if not (torch.backends.mkldnn.is_available()
-            and torch.backends.mkl.is_available()
-            and torch.backends.cpu.get_cpu_capability() == 'AVX512'
-            and hasattr(torch.ops.mkldnn, '_linear_pointwise')):
-        return False
-    if _CPUINFO.exists():
-        return 'AuthenticAMD' in _CPUINFO.read_text()
-    return 'AuthenticAMD' in platform.processor()
-
-
-def _enabled() -> bool:
-    return bool(torch.backends.mkldnn.enabled)
 
 
 def _pays(a: Tensor, b: Tensor) -> bool:
@@ -65,7 +46,7 @@ def _applies(x: Tensor, multiplications: int) -> bool:
     return (not torch.compiler.is_compiling()
             and x.dtype == torch.float and x.device.type == 'cpu'
             and multiplications >= max(_SMALLEST, 1)
-            and is_faster() and _enabled()
+            and onednn.is_on()
             and not torch.is_autocast_enabled('cpu'))
 
 
@@ -85,9 +66,9 @@ class _MatMul(torch.autograd.Function):
         a, b = (x if _is_dense(x) else x.contiguous() for x in (a, b))
         if not a.is_contiguous() and a.size(0) > b.size(1):
             # The first argument is copied into order, the second one is not.
-            return _linear(b.t(), a).t().clone(
+            return onednn.linear(b.t(), a).t().clone(
                 memory_format=torch.contiguous_format)
-        return _linear(a, b.t())
+        return onednn.linear(a, b.t())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor],
@@ -123,24 +104,9 @@ class FixedProduct:
         self.weight = weight.detach()
         self._packed: Tensor | None = None
         if _applies(weight, num_rows * weight.numel()):
-            try:  # In the order that the kernel reads it in.
-                self._packed = torch.ops.mkldnn._reorder_linear_weight(
-                    self.weight.contiguous(), num_rows)
-            except (AttributeError, RuntimeError):
-                pass
+            self._packed = onednn.packed(self.weight, num_rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is None:
             return matmul(x.detach(), self.weight.t())
-        return _linear(x.detach(), self._packed)
-
-
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    r""":math:`\mathbf{X} \mathbf{W}^{\top}`."""
-    try:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, 'none', [],
-                                                  '')
-    except RuntimeError:  # It needs memory for its code and work space.
-        if weight.is_mkldnn:
-            weight = weight.to_dense()
-        return torch.mm(x, weight.t())
+        return onednn.linear(x.detach(), self._packed)

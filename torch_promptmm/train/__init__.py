@@ -2,6 +2,7 @@ r"""Training: tasks and the one loop that trains them."""
 
 from torch_promptmm._moved import lazily
 from torch_promptmm.seeding import seeded
+from torch_promptmm.threads import use_threads
 from torch_promptmm.train.checkpoint import (
     load_checkpoint,
     load_weights,
@@ -32,6 +33,7 @@ __all__ = classes = [
     'History',
     'seeded',
     'kept_memory',
+    'use_threads',
     'save_checkpoint',
     'load_checkpoint',
     'load_weights',

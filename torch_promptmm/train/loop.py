@@ -18,6 +18,7 @@ from torch_promptmm.checks import (
     check_path,
 )
 from torch_promptmm.seeding import seeded
+from torch_promptmm.threads import step_work, use_threads
 from torch_promptmm.train.checkpoint import load_checkpoint, save_checkpoint
 from torch_promptmm.train.history import History
 from torch_promptmm.train.memory import kept_memory
@@ -51,6 +52,8 @@ def train(
     name: str = 'train',
     module: torch.nn.Module | None = None,
     notes: dict[str, str] | None = None,
+    threads: int | str | None = 'auto',
+    keep_memory: bool = True,
 ) -> History:
     r"""Trains a task.
 
@@ -106,6 +109,12 @@ def train(
             holds. (default: :obj:`task`)
         notes (dict, optional): Texts that are kept in the checkpoint.
             (default: :obj:`None`)
+        threads (int or str, optional): The threads of torch during the run,
+            see :func:`~torch_promptmm.train.use_threads`; :obj:`None` keeps
+            those that it has. (default: :obj:`"auto"`)
+        keep_memory (bool, optional): Runs inside of
+            :func:`~torch_promptmm.train.kept_memory`, which changes how the
+            process frees memory until the run ends. (default: :obj:`True`)
 
     Raises:
         FloatingPointError: If a loss is not finite.
@@ -114,6 +123,7 @@ def train(
     _check_arguments(task, optimizer, scheduler, validate, callback, logger,
                      metric)
     check_bool('progress', progress)
+    check_bool('keep_memory', keep_memory)
     if check_bool('resume', resume) and checkpoint is None:
         raise ValueError("'resume=True' needs 'checkpoint=path'")
     if checkpoint is not None:
@@ -132,7 +142,9 @@ def train(
               name=name, module=module or task, notes=notes or {})
     loader = task.loader(batch_size)
 
-    with seeded(seed, task.device), kept_memory():
+    with (seeded(seed, task.device),
+          use_threads(threads, step_work(task, batch_size)),
+          kept_memory(keep_memory)):
         if resume and checkpoint is not None:
             state = load_checkpoint(checkpoint)
             if state is not None:

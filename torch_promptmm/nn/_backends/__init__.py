@@ -1,0 +1,1 @@
+r"""Kernels that torch brings along but does not document."""
