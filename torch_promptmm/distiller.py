@@ -76,7 +76,7 @@ class PromptMMDistiller(torch.nn.Module):
         model, prompt = checked_parts(teacher, student, prompt)
         self.teacher, self.student, self.prompt = teacher, student, prompt
         self.projections = Projections(student.hidden_channels)
-        if model is not None and model.modalities:
+        if model and model.modalities and settings.distillation == 'terms':
             keys = self.projections.keys_of(model.modalities).values()
             self.projections.add({key: model.width for key in keys})
         self.settings, self.objective = settings, settings.objective()
@@ -134,8 +134,8 @@ class PromptMMDistiller(torch.nn.Module):
 
     @property
     def score(self) -> str:
-        r"""The score function of all models."""
-        return self.objective.score
+        r"""The score function of the student."""
+        return self._training.score('student')
 
     @property
     def graph(self) -> UserItemGraph:
@@ -146,7 +146,7 @@ class PromptMMDistiller(torch.nn.Module):
         r"""Starts over: resets all learnable parameters."""
         reset_parameters(self.student, self.teacher, self.prompt,
                          self.projections)
-        self._training.prepared = self._training.saved = None
+        self._training.forget()
 
     def train(self, mode: bool = True) -> PromptMMDistiller:
         r"""Sets the mode; in stage 2 the teacher stays in evaluation mode."""
@@ -284,7 +284,7 @@ class PromptMMDistiller(torch.nn.Module):
         out.projections.restore(parts.projections)
         training, finals = out._training, parts.finals
         training.seen, training.saved = parts.seen, finals.get('teacher')
-        training.teacher_state = parts.teacher_state
+        training.teacher_state, training.started = parts.teacher_state, True
         return out
 
     def __repr__(self) -> str:

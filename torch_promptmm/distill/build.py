@@ -12,6 +12,7 @@ from torch_promptmm.checks import check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.models import (
+    Ensemble,
     LightGCN,
     MultimodalTeacher,
     RankingModel,
@@ -20,8 +21,15 @@ from torch_promptmm.models import (
 from torch_promptmm.nn import SoftPrompt
 
 # The arguments of a teacher, beside those of its settings.
-_OF_TEACHER = ('fusion_weight', 'self_weight', 'prompt', 'prompt_weight',
-               'prompt_layers', 'normalize', 'standardize', 'dropout')
+_OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
+    MultimodalTeacher: ('fusion_weight', 'self_weight', 'prompt',
+                        'prompt_weight', 'prompt_layers', 'normalize',
+                        'standardize', 'dropout'),
+    Ensemble: ('num_members', 'hop', 'standardize', 'use_content', 'weights',
+               'popularity', 'cold_weight'),
+}
+#: The teacher that a setting builds, where it is another one.
+TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}
 _SIZES = {'teacher_channels': ('hidden_channels', 1),
           'teacher_layers': ('num_layers', 0)}
 
@@ -52,7 +60,8 @@ def build_models(
         Teacher, student and the arguments of the settings.
     """
     rest = dict(options)
-    of_teacher = {name: rest.pop(name) for name in _OF_TEACHER
+    cls = TEACHERS[setting] if setting in TEACHERS else MultimodalTeacher
+    of_teacher = {name: rest.pop(name) for name in _OF_TEACHER[cls]
                   if name in rest}
     sizes = {'hidden_channels': hidden_channels, 'num_layers': num_layers}
     for name, (argument, minimum) in _SIZES.items():
@@ -66,8 +75,7 @@ def build_models(
     student = LightGCN(view.num_users, view.num_items, hidden_channels,
                        num_layers)
     if teacher is None:
-        teacher = MultimodalTeacher.from_data(
-            data, **{**of_teacher, **sizes, **which})
+        teacher = cls.from_data(data, **{**of_teacher, **sizes, **which})
     return teacher, student, rest
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from tqdm.auto import tqdm
 
 from torch_promptmm.checks import (
     check_bool,
@@ -27,15 +28,24 @@ from torch_promptmm.data import (
     read_graph,
 )
 from torch_promptmm.data.contract import check_edge_type
+from torch_promptmm.distill.choice import choose_weights
+from torch_promptmm.distill.content_stages import (
+    EnsembleStage,
+    ListStage,
+    cosine_adam,
+)
 from torch_promptmm.distill.stages import (
     Parts,
+    Stage,
     StudentStage,
     TeacherStage,
     TrainingData,
 )
+from torch_promptmm.distill.top_lists import ListBatch
 from torch_promptmm.evaluate import check_k, evaluate_embeddings
 from torch_promptmm.loader import Batch
-from torch_promptmm.models import RankingModel, embed
+from torch_promptmm.models import Ensemble, RankingModel, embed
+from torch_promptmm.models.base import Pair
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train import (
@@ -52,6 +62,7 @@ STAGES = ('teacher', 'student')
 NO_TEACHER = ('The teacher is of a class that is not ours and was not given: '
               'PromptMMDistiller.load(path, teacher=module)')
 _NOT_OURS = ('task', 'validate', 'name', 'module')
+_OF_LOSS = ('lr', 'batch_size', 'weight_decay', 'optimizer', 'scheduler')
 
 
 class Seen(NamedTuple):
@@ -101,7 +112,9 @@ class Distillation:
                           check_edge_type(edge_type))
         self.modalities = None if modalities is None else list(modalities)
         self.seen: Seen | None = None
-        self.prepared: tuple[str, Task] | None = None
+        self.prepared: tuple[str, list[Task]] | None = None
+        # Whether the student has been trained, and goes on from there.
+        self.started = False
         # The final embeddings of a teacher that was saved, until it changes.
         self.saved: tuple[Tensor, Tensor] | None = None
         # What a file had of a teacher that is not ours and was not given.
@@ -119,6 +132,11 @@ class Distillation:
             raise ValueError(NO_TEACHER)
         return self.parts.teacher
 
+    def forget(self) -> None:
+        r"""Forgets what was computed of weights that are no more."""
+        self.prepared = self.saved = None
+        self.started = False
+
     def require_seen(self, before: str = 'recommend') -> Seen:
         r"""Returns what was trained on."""
         if self.seen is None:
@@ -127,7 +145,7 @@ class Distillation:
                              f"'{before}'")
         return self.seen
 
-    def loss(self, batch: Batch,
+    def loss(self, batch: Batch | ListBatch,
              stage: str) -> tuple[Tensor, dict[str, Tensor]]:
         r"""Returns the loss of the stage that was prepared, and its
         terms."""
@@ -136,10 +154,10 @@ class Distillation:
         if self.prepared is None or have != stage:
             raise ValueError(f"Call 'prepare(data, stage={stage!r})' first "
                              f"(prepared: {have!r})")
-        if not isinstance(batch, Batch):
+        if not isinstance(batch, (Batch, ListBatch)):
             raise TypeError(f"'batch' must be a Batch of an InteractionLoader "
                             f"(got '{type(batch).__name__}')")
-        return self.prepared[1](batch)
+        return self.prepared[1][0](batch)
 
     def read(self, data: HeteroData, need_features: bool = False,
              name: str = 'data') -> InteractionData:
@@ -162,9 +180,27 @@ class Distillation:
         r"""Whether a graph is the one that was trained on."""
         return self.seen is not None and same_edges(self.seen.graph, view)
 
+    def score(self, model: str) -> str:
+        r"""Returns the score function of a model."""
+        settings, objective = self.parts.settings, self.parts.objective
+        if model == 'student':
+            return ('dot' if settings.distillation == 'lists' else
+                    objective.score)
+        return self.teacher.score or objective.score
+
+    def stage(self, name: str, saved: Pair | None = None) -> Stage:
+        r"""Returns a stage of these parts."""
+        if name == 'teacher':
+            several = isinstance(self.parts.teacher, Ensemble)
+            return (EnsembleStage if several else TeacherStage)(self.parts)
+        if self.parts.settings.distillation == 'lists':
+            return ListStage(self.parts, saved, not self.started)
+        return StudentStage(self.parts, saved)
+
     def prepare(self, data: HeteroData, stage: str, device: Any) -> Task:
         r"""Moves everything to a device, gives the teacher its features,
-        freezes what the stage freezes, and returns its task."""
+        freezes what the stage freezes, and returns its task: the first one,
+        where there is one for each member of an ensemble."""
         check_choice('stage', stage, STAGES)
         teacher = self.teacher
         view = self.read(data, need_features=True)
@@ -180,11 +216,11 @@ class Distillation:
         if not ids and self.seen is not None:
             ids = self.seen.ids
         self.seen = Seen(source.graph, source.known, ids)
-        task = (TeacherStage(self.parts) if stage == 'teacher' else
-                StudentStage(self.parts, saved)).prepare(source)
-        self.prepared, self.saved = (stage, task), None
+        tasks = self.stage(stage, saved).prepare(source)
+        self.prepared, self.saved = (stage, tasks), None
+        self.started |= stage == 'student'
         self.module.train(self.module.training)
-        return task
+        return tasks[0]
 
     def embeddings(self, model: str) -> tuple[Tensor, Tensor]:
         r"""Returns the user and item embeddings of a model on the training
@@ -198,7 +234,7 @@ class Distillation:
     def _embed(self, model: str,
                graph: UserItemGraph) -> tuple[Tensor, Tensor]:
         module = self.parts.student if model == 'student' else self.teacher
-        return embed(module, graph, self.parts.objective.score, model)
+        return embed(module, graph, self.score(model), model)
 
     def evaluate(self, data: HeteroData, k: int | Sequence[int], model: str,
                  **kwargs: Any) -> dict[str, Any]:
@@ -250,6 +286,11 @@ class Distillation:
                                      checkpoint=checkpoint, resume=resume,
                                      **kwargs)
             resume = False
+        if self.parts.settings.distillation == 'lists':
+            # What suits interactions does not suit lists: see the settings.
+            kwargs = {k: v for k, v in kwargs.items() if k not in _OF_LOSS}
+            most = self.parts.settings.list_epochs
+            kwargs['epochs'] = min(kwargs.get('epochs', most), most)
         student = self.fit_stage('student', train_data, val_data,
                                  checkpoint=checkpoint, resume=resume,
                                  notes={'teacher': teacher.state()}, **kwargs)
@@ -279,31 +320,76 @@ class Distillation:
             val_view = self.read(val_data, name='val_data')
             check_same_entities(train_view, val_view)
             positives = held_out(val_view)
+        names = self._run_names(stage)
         state = _checkpoint(checkpoint, resume)
-        if state is not None and state['name'] == stage:
+        if state is not None and state['name'] in names:
             # Before 'prepare', which computes tables of the weights.
             self._load_weights(state['module'], str(checkpoint))
         with seeded(seed, self.device):
-            task = self.prepare(train_data, stage, device)
-        if not any(p.requires_grad for p in task.parameters()):
-            raise ValueError(f"'{stage}' has no parameter to train (a fixed "
-                             f"teacher needs 'fit_student' alone)")
-        validate = None
-        if val_view is not None and positives is not None:
-            validate = Validation(task, val_view, positives, metric)
-        settings, training = self.parts.settings, self.module.training
-        options = {
-            'batch_size': settings.batch_size,
-            'lr': settings.learning_rate,
-            'weight_decay': settings.weight_decay,
-            **kwargs
-        }
+            self.prepare(train_data, stage, device)
+        assert self.prepared is not None
+        tasks, training = self.prepared[1], self.module.training
+        notes, histories = dict(kwargs.pop('notes', {})), []
         try:
-            return train(task, validate=validate, metric=metric, seed=seed,
-                         checkpoint=checkpoint, resume=resume, name=stage,
-                         module=self.module, **options)
+            for number, (name, task) in enumerate(zip(names, tasks,
+                                                      strict=True)):
+                if not any(p.requires_grad for p in task.parameters()):
+                    raise ValueError(f"'{stage}' has no parameter to train (a "
+                                     f"fixed teacher needs 'fit_student' "
+                                     f"alone)")
+                if state is not None and name in state['notes']:
+                    notes[name] = state['notes'][name]
+                    histories.append(History.from_state(notes[name]))
+                    continue  # Trained before the run was killed.
+                validate = None
+                if val_view is not None and positives is not None:
+                    validate = Validation(task, val_view, positives, metric)
+                histories.append(train(
+                    task, validate=validate, metric=metric,
+                    seed=None if seed is None else seed + number,
+                    checkpoint=checkpoint, name=name, module=self.module,
+                    resume=resume and (state is None
+                                       or state['name'] == name),
+                    notes=dict(notes), **self._options(stage, kwargs)))
+                notes[name] = histories[-1].state()
         finally:
             self.module.train(training)
+        if stage != 'teacher' or not isinstance(self.teacher, Ensemble):
+            return histories[0]
+        return self._of_ensemble(histories, val_view, positives,
+                                 kwargs.get('progress', True))
+
+    def _run_names(self, stage: str) -> list[str]:
+        teacher = self.parts.teacher
+        num = len(teacher.members) if isinstance(teacher, Ensemble) else 1
+        if stage != 'teacher' or num == 1:
+            return [stage]
+        return [f'{stage} {i + 1} of {num}' for i in range(num)]
+
+    def _options(self, stage: str, given: dict[str, Any]) -> dict[str, Any]:
+        out = {**self.stage(stage).options(), **given}
+        if stage == 'student' and self.parts.settings.distillation == 'lists':
+            made = cosine_adam(out['lr'], out['epochs'])
+            out = {**made, **out}
+        return out
+
+    def _of_ensemble(self, histories: list[History],
+                     view: InteractionData | None, positives: Tensor | None,
+                     progress: bool) -> History:
+        r"""Chooses the weights of an ensemble whose members are trained, and
+        puts their histories in a row."""
+        out = History([{'member': number, **record}
+                       for number, each in enumerate(histories)
+                       for record in each])
+        if view is not None and positives is not None:
+            assert isinstance(self.teacher, Ensemble)
+            chosen = choose_weights(self.teacher, self.require_seen().graph,
+                                    positives.to(self.device),
+                                    view.edge_index.to(self.device))
+            out.chosen = chosen
+            if progress:
+                tqdm.write(f'teacher: {chosen}')
+        return out
 
     def _load_weights(self, state: dict[str, Tensor], path: str) -> None:
         prefix = 'projections.'

@@ -15,6 +15,9 @@ from torch_promptmm.loss.score import SCORES
 from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
 
 
+DISTILLATIONS = ('terms', 'lists')
+
+
 @dataclass(frozen=True)
 class Settings:
     r"""The hyperparameters of both stages.
@@ -71,6 +74,31 @@ class Settings:
             step places by EmbKD. (default: :obj:`1024`)
         tune_prompt (bool, optional): Tune the prompt in stage 2.
             (default: :obj:`True`)
+        distillation (str, optional): :obj:`"terms"`, the losses of Eq. 12 on
+            batches of interactions, or :obj:`"lists"`, the teacher's top
+            items on batches of users, see
+            :class:`~torch_promptmm.distill.ListDistillationTask`.
+            (default: :obj:`"terms"`; content: :obj:`"lists"`)
+        init (str, optional): How the student starts in stage 2:
+            :obj:`"random"`, as it is, or :obj:`"compress"`, from the leading
+            directions of the teacher. (default: :obj:`"random"`; content:
+            :obj:`"compress"`)
+        top_items (int, optional): The length of a teacher's list.
+            (default: :obj:`100`)
+        uniform_items (int, optional): Items drawn uniformly for a batch of
+            users. (default: :obj:`1024`)
+        top_temperature (float, optional): The temperature of the teacher's
+            lists, as a multiple of the mean standard deviation of the scores
+            in a list. (default: :obj:`1.0`)
+        list_lr (float, optional): Learning rate of lists.
+            (default: :obj:`0.03`)
+        list_epochs (int, optional): Epochs of lists. (default: :obj:`15`)
+        user_batch_size (int, optional): Users in a batch of lists.
+            (default: :obj:`256`)
+        user_weights (tuple, optional): Of the members of an ensemble in
+            turn, the :math:`\alpha` with which interactions are drawn in
+            proportion to :math:`\deg(u)^{-\alpha}`.
+            (default: :obj:`(0.0, 0.5, 1.0, 0.5)`)
         propagate_features (bool, optional): Propagate the features once
             before stage 1, which makes its steps cheaper at the price of a
             table in half precision; see
@@ -101,13 +129,25 @@ class Settings:
     gamma: float = 2.0
     item_samples: int = 1024
     tune_prompt: bool = True
+    distillation: str = 'terms'
+    init: str = 'random'
+    top_items: int = 100
+    uniform_items: int = 1024
+    top_temperature: float = 1.0
+    list_lr: float = 0.03
+    list_epochs: int = 15
+    user_batch_size: int = 256
+    user_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 0.5)
     propagate_features: bool = False
 
     def __post_init__(self) -> None:
         check_choice('ranking_loss', self.ranking_loss, RANKING_LOSSES)
         if self.score is not None:
             check_choice('score', self.score, SCORES)
-        for name in ('temperature', 'kd_temperature', 'lr'):
+        check_choice('distillation', self.distillation, DISTILLATIONS)
+        check_choice('init', self.init, ('random', 'compress'))
+        for name in ('temperature', 'kd_temperature', 'lr', 'list_lr',
+                     'top_temperature'):
             value = getattr(self, name)
             if value is not None:
                 check_float(name, value, exclusive=True)
@@ -117,8 +157,17 @@ class Settings:
             value = getattr(self, name)
             if value is not None or name not in ('l2', 'beta'):
                 check_float(name, value)
+        if not isinstance(self.user_weights, (tuple, list)) or (
+                len(self.user_weights) == 0):
+            raise TypeError(f"'user_weights' must be a tuple of numbers (got "
+                            f"{self.user_weights!r})")
+        # A file gives a list.
+        object.__setattr__(self, 'user_weights', tuple(
+            check_float('user_weights', x) for x in self.user_weights))
         for name, minimum in (('num_negatives', 1), ('batch_size', 1),
-                              ('list_size', 2), ('item_samples', 1)):
+                              ('list_size', 2), ('item_samples', 1),
+                              ('top_items', 1), ('uniform_items', 1),
+                              ('list_epochs', 0), ('user_batch_size', 1)):
             check_int(name, getattr(self, name), minimum)
         check_float('gamma', self.gamma, minimum=1.0)
         for name in ('warm_negatives', 'disentangle', 'tune_prompt',
@@ -130,20 +179,21 @@ class Settings:
         r"""Returns a preset with some values changed.
 
         Args:
-            setting (str, optional): :obj:`"default"`, what validates best,
-                or :obj:`"faithful"`, the paper's losses in their sound form
-                (BPR, dot scores, Eq. 5 to 13, no fused terms).
+            setting (str, optional): :obj:`"default"`; :obj:`"faithful"`, the
+                paper's losses in their sound form (BPR, dot scores, Eq. 5 to
+                13, no fused terms); or :obj:`"content"`, for content that is
+                worth much: an :class:`~torch_promptmm.models.Ensemble` as
+                teacher, whose top items are distilled.
                 (default: :obj:`"default"`)
             **kwargs (optional): Values to change.
         """
-        check_choice('setting', setting, ('default', 'faithful'))
+        check_choice('setting', setting, tuple(PRESETS))
         names = {field.name for field in fields(cls)}
         unknown = sorted(set(kwargs) - names)
         if unknown:
             raise TypeError(f"'{unknown[0]}' is no argument; there are "
                             f'{sorted(names)}')
-        base = cls() if setting == 'default' else cls(**FAITHFUL)
-        return replace(base, **kwargs)
+        return replace(cls(**PRESETS[setting]), **kwargs)
 
     @property
     def learning_rate(self) -> float:
@@ -176,11 +226,18 @@ class Settings:
         return asdict(self)
 
 
-FAITHFUL: dict[str, Any] = {
-    'ranking_loss': 'bpr',
-    'pair_weight': 8.0,
-    'list_weight': 0.1,
-    'emb_weight': 0.1,
-    'fused_list_weight': 0.0,
-    'fused_emb_weight': 0.0,
+PRESETS: dict[str, dict[str, Any]] = {
+    'default': {},
+    'faithful': {
+        'ranking_loss': 'bpr',
+        'pair_weight': 8.0,
+        'list_weight': 0.1,
+        'emb_weight': 0.1,
+        'fused_list_weight': 0.0,
+        'fused_emb_weight': 0.0,
+    },
+    'content': {
+        'distillation': 'lists',
+        'init': 'compress',
+    },
 }

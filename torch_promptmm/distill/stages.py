@@ -2,7 +2,7 @@ r"""The two stages of a distillation: what each freezes and trains."""
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,14 +78,24 @@ class Stage:
         r"""Freezes what the stage does not train, and frees the rest."""
         raise NotImplementedError
 
-    def task(self, data: TrainingData) -> Task:
-        r"""Returns the task, with all tables that stay as they are."""
+    def tasks(self, data: TrainingData) -> list[Task]:
+        r"""Returns the tasks, with all tables that stay as they are."""
         raise NotImplementedError
 
-    def prepare(self, data: TrainingData) -> Task:
-        r"""Freezes and returns the task."""
+    def prepare(self, data: TrainingData) -> list[Task]:
+        r"""Freezes and returns the tasks, which are trained one after
+        another."""
         self.freeze()
-        return self.task(data)
+        return self.tasks(data)
+
+    def options(self) -> dict[str, Any]:
+        r"""Returns what the training loop takes where nothing is given."""
+        settings = self.parts.settings
+        return {
+            'batch_size': settings.batch_size,
+            'lr': settings.learning_rate,
+            'weight_decay': settings.weight_decay,
+        }
 
 
 class TeacherStage(Stage):
@@ -101,14 +111,16 @@ class TeacherStage(Stage):
         if prompt is not None:
             prompt.requires_grad_(True)
 
-    def task(self, data: TrainingData) -> RankingTask:
+    def tasks(self, data: TrainingData) -> list[Task]:
         teacher, settings = self.parts.teacher, self.parts.settings
         assert teacher is not None
         teacher.cache_features(data.graph if settings.propagate_features
                                else None)
-        return RankingTask(teacher, data.graph, data.positives, data.known,
-                           self.parts.objective, settings.ego_l2,
-                           settings.modality_weight, self.parts.prompt)
+        return [
+            RankingTask(teacher, data.graph, data.positives, data.known,
+                        self.parts.objective, settings.ego_l2,
+                        settings.modality_weight, self.parts.prompt)
+        ]
 
 
 class StudentStage(Stage):
@@ -137,11 +149,15 @@ class StudentStage(Stage):
         if prompt is not None:
             prompt.requires_grad_(settings.tune_prompt)
 
-    def task(self, data: TrainingData) -> DistillationTask:
+    def tasks(self, data: TrainingData) -> list[Task]:
         teacher, student, prompt, projections, settings, objective = self.parts
         assert teacher is not None
         teacher.eval()
         teacher.cache_features(None)
+        if teacher.score not in (None, objective.score):
+            raise ValueError(f"The scores of '{type(teacher).__name__}' are "
+                             f"{teacher.score!r}: set score={teacher.score!r}"
+                             f", or distillation='lists'")
         rows: ConstantTables | PromptTables
         if prompt is not None and settings.tune_prompt:
             # A prompt is that of a MultimodalTeacher, see the distiller.
@@ -173,7 +189,7 @@ class StudentStage(Stage):
                                 data.masks, **settings.distillation())
         if prompt is not None and not task.needs_teacher:
             prompt.requires_grad_(False)
-        return task
+        return [task]
 
     def _check_expected(self, output: ModelOutput) -> None:
         if self.expected is None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_bool, check_ids, check_int
+from torch_promptmm.checks import check_bool, check_float, check_ids, check_int
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,9 @@ class InteractionLoader:
             (default: one negative a row)
         device (torch.device, optional): Where batches are made.
             (default: that of :obj:`positives`)
+        user_weight (float, optional): With :math:`\alpha > 0`, as many
+            interactions are drawn with replacement in proportion to
+            :math:`\deg(u)^{-\alpha}`. (default: :obj:`0.0`)
     """
     def __init__(
         self,
@@ -101,6 +104,7 @@ class InteractionLoader:
         batch_size: int = 2048,
         spec: BatchSpec | None = None,
         device: Any = None,
+        user_weight: float = 0.0,
     ) -> None:
         self.num_users = check_int('num_users', num_users, 1)
         self.num_items = check_int('num_items', num_items, 1)
@@ -119,6 +123,13 @@ class InteractionLoader:
                           ('user', 'item')[row])
         self.positives = positives.to(device).long()
         self.device = self.positives.device
+        # Where the share of each interaction ends.
+        self._drawn: Tensor | None = None
+        if check_float('user_weight', user_weight) > 0.0:
+            degree = torch.bincount(self.positives[0]).double()
+            share = degree[self.positives[0]]**-user_weight
+            self._drawn = share.cumsum(0) / share.sum()
+            self._drawn[-1] = 1.0
         # What is trained on is known, and what is there twice is known once.
         known = torch.cat([known.to(self.device), self.positives], dim=1)
         user, item = known.long()
@@ -154,7 +165,12 @@ class InteractionLoader:
         return -(-self.positives.size(1) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        perm = torch.randperm(self.positives.size(1), device=self.device)
+        if self._drawn is None:
+            perm = torch.randperm(self.positives.size(1), device=self.device)
+        else:
+            perm = torch.rand(self._drawn.numel(), dtype=torch.double,
+                              device=self.device)
+            perm = torch.searchsorted(self._drawn, perm, right=True)
         for index in perm.split(self.batch_size):
             yield self.collate(*self.positives.index_select(1, index))
 

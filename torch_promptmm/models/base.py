@@ -253,6 +253,11 @@ class RankingModel(torch.nn.Module):
         shapes."""
         raise NotImplementedError
 
+    @classmethod
+    def from_config(cls: type[Model], config: Mapping[str, Any]) -> Model:
+        r"""Builds a model from :meth:`config`, without its weights."""
+        return cls(**config)
+
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         raise NotImplementedError
@@ -283,6 +288,35 @@ class ForeignModel(RankingModel):
             name: (take(user, user_id), take(item, item_id))
             for name, (user, item) in out.modalities.items()
         })
+
+
+def saved_config(model: torch.nn.Module | None) -> dict[str, Any] | None:
+    r"""Returns the name and the configuration of a model whose class is
+    ours; :obj:`None` of another one."""
+    if not isinstance(model, RankingModel) or type(model) not in _classes():
+        return None
+    return {'class': type(model).__name__, **model.config()}
+
+
+def model_from_config(config: Mapping[str, Any]) -> RankingModel:
+    r"""Builds a model from :func:`saved_config`, without its weights. No
+    class but ours is looked up."""
+    arguments = dict(config)
+    name = arguments.pop('class')
+    for cls in _classes():
+        if cls.__name__ == name:
+            return cls.from_config(arguments)
+    raise ValueError(f"'{name}' is no model of torch_promptmm")
+
+
+def _classes(base: type[RankingModel] = RankingModel
+             ) -> list[type[RankingModel]]:
+    room = __name__.rpartition('.')[0] + '.'
+    out = []
+    for cls in base.__subclasses__():
+        out += [cls] if cls.__module__.startswith(room) else []
+        out += _classes(cls)
+    return [cls for cls in out if cls is not ForeignModel]
 
 
 def as_model(module: Any, name: str = 'model') -> RankingModel:

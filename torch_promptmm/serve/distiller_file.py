@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_promptmm import models
 from torch_promptmm.data import IdMap
 from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
 from torch_promptmm.distill.build import checked_parts
 from torch_promptmm.distill.distillation import Seen
-from torch_promptmm.models import LightGCN, RankingModel
+from torch_promptmm.models import LightGCN
+from torch_promptmm.models.base import model_from_config, saved_config
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.feature_projections import FeatureProjection
 from torch_promptmm.nn.functional import modality_key
@@ -82,22 +82,13 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
         'edge_type': parts.edge_type,
         'modalities': parts.modalities,
         'student': parts.student.config(),
-        'teacher': _teacher_config(parts.teacher),
+        'teacher': saved_config(parts.teacher),
         'prompt': None if prompt is None else {
             'num_layers': prompt.num_layers,
             'modalities': prompt.modalities,
         },
         'finals': list(parts.finals),
     })
-
-
-def _teacher_config(teacher: torch.nn.Module | None) -> dict[str, Any] | None:
-    r"""What makes the same teacher again, if its class is ours."""
-    name = type(teacher).__name__
-    if not isinstance(teacher, RankingModel) or (
-            type(teacher) is not getattr(models, name, None)):
-        return None
-    return {'class': name, **teacher.config()}
 
 
 def read_distiller(path: str | os.PathLike,
@@ -133,7 +124,7 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
     weights = subset(tensors, 'teacher')
     if config['teacher'] is not None:
         # Files of version 0.1.0 name neither class nor sizes.
-        teacher = _build_teacher(**{
+        teacher = model_from_config({
             'class': 'MultimodalTeacher',
             'num_users': student.num_users,
             'num_items': student.num_items,
@@ -171,13 +162,6 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
                           config['settings'], edge_type, config['modalities'],
                           Seen(graph, known.edge_index, ids), finals,
                           weights if teacher is None else {})
-
-
-def _build_teacher(**config: Any) -> RankingModel:
-    cls = getattr(models, config.pop('class'))
-    if not issubclass(cls, RankingModel):
-        raise ValueError(f"'{cls.__name__}' is no model")
-    return cls(**config)
 
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,

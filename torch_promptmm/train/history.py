@@ -17,6 +17,8 @@ class History(list):
     def __init__(self, records: Any = (), best_epoch: int | None = None):
         super().__init__(records)
         self.best_epoch = best_epoch
+        #: What was chosen on validation after training, if anything was.
+        self.chosen: dict[str, Any] = {}
 
     def values(self, name: str) -> list[float]:
         r"""The course of one entry, over the epochs that have it."""
@@ -24,13 +26,16 @@ class History(list):
 
     def state(self) -> str:
         r"""The history as a JSON text."""
-        return json.dumps({'records': list(self), 'best': self.best_epoch})
+        return json.dumps({'records': list(self), 'best': self.best_epoch,
+                           'chosen': self.chosen})
 
     @classmethod
     def from_state(cls, text: str) -> History:
         r"""The history from :meth:`state`."""
         state = json.loads(text)
-        return cls(state['records'], state['best'])
+        out = cls(state['records'], state['best'])
+        out.chosen = state.get('chosen', {})
+        return out
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(epochs={len(self)}, '

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from torch_promptmm.loader import InteractionLoader
 from torch_promptmm.train.checkpoint import (
     first_line,
     load_weights,
@@ -69,7 +68,7 @@ class Run:
     def finished(self) -> bool:
         return self.stopped or len(self.history) >= self.epochs
 
-    def epoch(self, loader: InteractionLoader, bar: tqdm) -> dict[str, Any]:
+    def epoch(self, loader: Any, bar: tqdm) -> dict[str, Any]:
         number = len(self.history) + 1
         self.task.train()
         self.task.on_epoch_start(number)
@@ -77,6 +76,7 @@ class Run:
         bar.set_description(f'{self.name} {number}/{self.epochs}')
         start = time.perf_counter()
         sums: dict[str, Tensor] = {}
+        count = 0  # Interactions, or users where lists are learned.
         for batch in loader:
             self.optimizer.zero_grad(set_to_none=True)
             total, terms = self.task(batch)
@@ -89,11 +89,12 @@ class Run:
             for key, value in (('loss', total), *terms.items()):
                 value = value.detach() * batch.user.numel()
                 sums[key] = sums[key] + value if key in sums else value
+            count += batch.user.numel()
             bar.update()
         self._check_finite(sums['loss'], sums, number)
         record: dict[str, Any] = {'epoch': number}
         for key, value in sums.items():
-            record[key] = float(value) / loader.positives.size(1)
+            record[key] = float(value) / count
         record['time'] = time.perf_counter() - start
         if self.validate is not None and (number % self.eval_every == 0
                                           or number == self.epochs):

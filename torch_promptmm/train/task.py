@@ -51,7 +51,7 @@ class Task(torch.nn.Module):
                  score: str) -> None:
         super().__init__()
         self.graph, self.positives, self.known = graph, positives, known
-        self.score = score
+        self.score, self.user_weight = score, 0.0
 
     def _apply(self, fn: Callable[[Tensor], Tensor],
                recurse: bool = True) -> Task:
@@ -70,12 +70,13 @@ class Task(torch.nn.Module):
         r"""What a batch holds."""
         raise NotImplementedError
 
-    def loader(self, batch_size: int) -> InteractionLoader:
+    def loader(self, batch_size: int) -> Any:
         r"""Returns the loader of the task's batches. A task that draws its
         batches another way overrides it."""
         return InteractionLoader(self.positives, self.known,
                                  self.graph.num_users, self.graph.num_items,
-                                 batch_size, self.batch_spec, self.device)
+                                 batch_size, self.batch_spec, self.device,
+                                 self.user_weight)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         r"""Returns the total loss and each term of it, unweighted."""
@@ -124,6 +125,9 @@ class RankingTask(Task):
             modality's own ranking loss. (default: :obj:`0.0`)
         extra (torch.nn.Module, optional): A module that is trained along,
             as the prompt is with the teacher. (default: :obj:`None`)
+        user_weight (float, optional): See
+            :class:`~torch_promptmm.loader.InteractionLoader`.
+            (default: :obj:`0.0`)
     """
     def __init__(
         self,
@@ -135,6 +139,7 @@ class RankingTask(Task):
         l2: float = 0.0,
         modality_weight: float = 0.0,
         extra: torch.nn.Module | None = None,
+        user_weight: float = 0.0,
     ) -> None:
         objective = objective or RankingObjective()
         super().__init__(graph, positives,
@@ -143,6 +148,7 @@ class RankingTask(Task):
         self.model, self.objective, self.extra = (as_model(model), objective,
                                                   extra)
         self.l2 = check_float('l2', l2)
+        self.user_weight = check_float('user_weight', user_weight)
         self.modality_weight = check_float('modality_weight', modality_weight)
         if self.l2 > 0.0 and _hides_tables(self.model):
             warnings.warn(

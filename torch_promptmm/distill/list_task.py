@@ -1,0 +1,119 @@
+r"""The task of stage 2 where the student learns whole lists of a wide
+teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torch_promptmm.distill.compression import compress, solve_ego
+from torch_promptmm.distill.top_lists import ListBatch, TopLists, UserLoader
+from torch_promptmm.loss import TopListKD
+from torch_promptmm.models import LightGCN, embed
+from torch_promptmm.models.base import Pair
+from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.nn.dense import matmul
+from torch_promptmm.train import Task
+
+
+class ListDistillationTask(Task):
+    r"""Trains a student to rank what a teacher ranks at the top,
+
+    .. math::
+        \mathcal{L} = - \frac{1}{B} \sum_u \sum_{i \in \mathcal{T}_u}
+        \frac{e^{t_{ui} / \tau}}{\sum_{j \in \mathcal{T}_u} e^{t_{uj} /
+        \tau}} \log \frac{e^{s_{ui}}}{\sum_{j \in \mathcal{T}_u \cup
+        \mathcal{N}} c_j \, e^{s_{uj}}},
+
+    where :math:`\mathcal{T}_u` are the teacher's top items of a user,
+    :math:`\mathcal{N}` items drawn uniformly from the catalogue, which stand
+    for all others (:math:`c_j`), and :math:`t`, :math:`s` the scores. A
+    batch is one of users, not of interactions: what a teacher knows of a
+    user is a list, and there is no other loss. Lists of uniform items alone
+    miss what a ranking metric sees (`"Rejuvenating Cross-Entropy Loss in
+    Knowledge Distillation for Recommender Systems"
+    <https://arxiv.org/abs/2509.20989>`_).
+
+    Args:
+        student (LightGCN): The student; its scores are dot products.
+        graph (UserItemGraph): What is propagated over.
+        known (torch.Tensor): The interactions that are not ranked
+            :math:`(2, E)`.
+        lists (TopLists): The teacher's top items.
+        temperature (float): :math:`\tau`, in the teacher's scores.
+        num_uniform (int, optional): The size of :math:`\mathcal{N}`.
+            (default: :obj:`1024`)
+    """
+    def __init__(
+        self,
+        student: LightGCN,
+        graph: UserItemGraph,
+        known: Tensor,
+        lists: TopLists,
+        temperature: float,
+        num_uniform: int = 1024,
+    ) -> None:
+        super().__init__(graph, known, known, 'dot')
+        self.student, self.lists = student, lists
+        self.loss = TopListKD(temperature)
+        self.num_uniform = num_uniform
+
+    def _apply(self, fn: Callable[[Tensor], Tensor],
+               recurse: bool = True) -> ListDistillationTask:
+        super()._apply(fn, recurse)
+        self.lists = TopLists(*map(fn, self.lists))
+        return self
+
+    def loader(self, batch_size: int) -> UserLoader:
+        return UserLoader(self.lists, self.known, self.graph.num_items,
+                          batch_size, self.num_uniform, self.device)
+
+    def forward(self, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        num_users, num_top = batch.top.shape
+        items = torch.cat([batch.top.reshape(-1), batch.uniform])
+        out = self.student.rows(self.graph, batch.user, items)
+        top = out.item[:num_users * num_top].view(num_users, num_top, -1)
+        loss = self.loss(
+            torch.bmm(top, out.user.unsqueeze(2)).squeeze(2),
+            matmul(out.user, out.item[num_users * num_top:].t()),
+            batch.top_score, batch.uniform_mask,
+            # How many items a uniform one stands for.
+            math.log(self.graph.num_items / batch.uniform.numel()))
+        return loss, {'list': loss}
+
+    def embeddings(self, graph: UserItemGraph | None = None) -> Pair:
+        return embed(self.student, self.graph if graph is None else graph,
+                     self.score)
+
+
+@torch.no_grad()
+def compress_into(student: LightGCN, graph: UserItemGraph, teacher: Pair,
+                  temperature: float) -> None:
+    r"""Makes a student yield the leading directions of a teacher's tables
+    (:func:`~torch_promptmm.distill.compress`), so that its scores are about
+    the teacher's over a temperature.
+
+    Where no ego rows have this output (:func:`~torch_promptmm.distill.
+    solve_ego` needs an even number of layers), the directions are the ego
+    rows themselves.
+
+    Args:
+        student (LightGCN): The student.
+        graph (UserItemGraph): What it propagates over.
+        teacher (tuple): The teacher's user and item embeddings, whose dot
+            products are its scores.
+        temperature (float): The temperature.
+    """
+    user, item = compress(*teacher, student.hidden_channels)
+    # Rows of users and of items are made equally long, on average.
+    ratio = (item.square().sum(dim=1).mean() /
+             user.square().sum(dim=1).mean())**0.25
+    scale = temperature**-0.5
+    user, item = user * (ratio * scale), item * (scale / ratio)
+    if student.num_layers % 2 == 0:
+        user, item = solve_ego(graph, user, item, student.num_layers)
+    student.user_embedding.weight.copy_(user)
+    student.item_embedding.weight.copy_(item)
