@@ -47,15 +47,31 @@ class KnownItems:
         if self.max_item >= scores.size(1):
             raise ValueError(f'The known items must be in [0, '
                              f'{scores.size(1)}) (got {self.max_item})')
-        degree = self.degree.index_select(0, user)
-        row = torch.repeat_interleave(degree)
-        first = self.start.index_select(0, user) - degree.cumsum(0) + degree
-        index = first.index_select(0, row)
-        index += torch.arange(index.numel(), device=index.device)
-        flat = self.item.index_select(0, index)
+        row, flat = self.of(user)
         flat += row * scores.size(1)
         scores.view(-1).index_fill_(0, flat, float('-inf'))
         return scores
+
+    def of(self, user: Tensor,
+           total: int | None = None) -> tuple[Tensor, Tensor]:
+        r"""Lists what users know.
+
+        Args:
+            user (torch.Tensor): The users :math:`(B)`.
+            total (int, optional): How many items they know together; where
+                it is given, nothing waits for the device.
+                (default: :obj:`None`)
+
+        Returns:
+            For each known item, the number in :obj:`user` of who knows it,
+            and the item.
+        """
+        degree = self.degree.index_select(0, user)
+        row = torch.repeat_interleave(degree, output_size=total)
+        first = self.start.index_select(0, user) - degree.cumsum(0) + degree
+        index = first.index_select(0, row)
+        index += torch.arange(index.numel(), device=index.device)
+        return row, self.item.index_select(0, index)
 
 
 def top_items(
@@ -71,7 +87,7 @@ def top_items(
     Args:
         user_emb (torch.Tensor): User embeddings :math:`(U, d)`.
         item_emb (torch.Tensor): Item embeddings :math:`(I, d)`; scores are
-            dot products.
+            dot products, in the type of these.
         user_id (torch.Tensor): The users :math:`(B)`.
         k (int): How many items, at most the number of items.
         known (KnownItems, optional): What to leave out.
@@ -90,7 +106,8 @@ def top_items(
     for user in user_id.split(check_int('batch_size', batch_size, 1)):
         parts = []
         for part in user.split(rank.num_rows or batch_size):
-            scores = rank.scores(user_emb.index_select(0, part))
+            scores = rank.scores(
+                user_emb.index_select(0, part).to(item_emb.dtype))
             if known is not None:
                 known.mask_(scores, part)
             parts.append(rank.top(scores))

@@ -1,6 +1,11 @@
 r"""Distillation: what only the two stages of a teacher and its student
 need."""
 
+from torch_promptmm.distill.compression import (
+    compress,
+    ego_residual,
+    solve_ego,
+)
 from torch_promptmm.distill.frozen_rows import ConstantTables, PromptTables
 from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.settings import Settings
@@ -12,6 +17,12 @@ from torch_promptmm.distill.stages import (
     TrainingData,
 )
 from torch_promptmm.distill.task import DistillationTask
+from torch_promptmm.distill.top_lists import (
+    ListBatch,
+    TopLists,
+    UserLoader,
+    top_lists,
+)
 
 __all__ = classes = [
     'Settings',
@@ -24,4 +35,11 @@ __all__ = classes = [
     'ConstantTables',
     'PromptTables',
     'Projections',
+    'TopLists',
+    'ListBatch',
+    'UserLoader',
+    'top_lists',
+    'compress',
+    'solve_ego',
+    'ego_residual',
 ]

@@ -5,6 +5,7 @@ from torch_promptmm.loss.listwise import DisentangledListKD, ListwiseKD
 from torch_promptmm.loss.pairwise import PairwiseKD
 from torch_promptmm.loss.ranking import BPRLoss, SampledSoftmaxLoss
 from torch_promptmm.loss.score import as_scored, default_temperature
+from torch_promptmm.loss.top_list import TopListKD
 
 __all__ = classes = [
     'BPRLoss',
@@ -12,6 +13,7 @@ __all__ = classes = [
     'PairwiseKD',
     'ListwiseKD',
     'DisentangledListKD',
+    'TopListKD',
     'ScaledCosineError',
     'as_scored',
     'default_temperature',

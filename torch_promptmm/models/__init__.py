@@ -9,12 +9,14 @@ from torch_promptmm.models.base import (
     check_output,
     embed,
 )
+from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
 )
 from torch_promptmm.models.propagated_features import PropagatedFeatures
+from torch_promptmm.models.ridge import ridge_rows
 
 # The name that the paper gives it, for its role.
 LightGCNStudent = LightGCN
@@ -28,6 +30,8 @@ __all__ = classes = [
     'MultimodalTeacher',
     'TeacherOutput',
     'PropagatedFeatures',
+    'ContentExpert',
+    'ridge_rows',
     'as_model',
     'as_output',
     'check_output',
