@@ -76,7 +76,7 @@ class PromptMMDistiller(torch.nn.Module):
         model, prompt = checked_parts(teacher, student, prompt)
         self.teacher, self.student, self.prompt = teacher, student, prompt
         self.projections = Projections(student.hidden_channels)
-        if model and model.modalities and settings.distillation == 'terms':
+        if model and model.modalities and settings.knowledge == 'terms':
             keys = self.projections.keys_of(model.modalities).values()
             self.projections.add({key: model.width for key in keys})
         self.settings, self.objective = settings, settings.objective()

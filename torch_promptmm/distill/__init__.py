@@ -1,12 +1,13 @@
 r"""Distillation: what only the two stages of a teacher and its student
 need."""
 
-from torch_promptmm.distill.compression import (
-    compress,
-    ego_residual,
-    solve_ego,
-)
+from torch_promptmm.distill.choice import choose_fusion
+from torch_promptmm.distill.content_stages import EnsembleStage, ListStage
 from torch_promptmm.distill.frozen_rows import ConstantTables, PromptTables
+from torch_promptmm.distill.list_task import (
+    ListDistillationTask,
+    compress_into,
+)
 from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import (
@@ -27,9 +28,12 @@ from torch_promptmm.distill.top_lists import (
 __all__ = classes = [
     'Settings',
     'DistillationTask',
+    'ListDistillationTask',
     'Stage',
     'TeacherStage',
     'StudentStage',
+    'EnsembleStage',
+    'ListStage',
     'Parts',
     'TrainingData',
     'ConstantTables',
@@ -39,7 +43,6 @@ __all__ = classes = [
     'ListBatch',
     'UserLoader',
     'top_lists',
-    'compress',
-    'solve_ego',
-    'ego_residual',
+    'compress_into',
+    'choose_fusion',
 ]

@@ -25,8 +25,7 @@ _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
     MultimodalTeacher: ('fusion_weight', 'self_weight', 'prompt',
                         'prompt_weight', 'prompt_layers', 'normalize',
                         'standardize', 'dropout'),
-    Ensemble: ('num_members', 'hop', 'standardize', 'use_content', 'weights',
-               'popularity', 'cold_weight'),
+    Ensemble: ('num_members', 'hop', 'standardize', 'use_content', 'fusion'),
 }
 #: The teacher that a setting builds, where it is another one.
 TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}

@@ -1,41 +1,47 @@
-r"""The weights of an ensemble, chosen on validation without training."""
+r"""How an ensemble is fused, chosen on validation without training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch_geometric.metrics import LinkPredRecall
 
-from torch_promptmm.models import Ensemble
-from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.models import Ensemble, Fusion
+from torch_promptmm.nn import UserItemGraph, compress
 from torch_promptmm.ranking import KnownItems
 
-#: Those that are tried, one after another while the others stay.
+# What is tried.
 POPULARITY = (0.0, 0.1, 0.2, 0.3)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-COLD_WEIGHTS = (0.5, 1.0, 1.25, 1.5, 2.0)
+RANKS = (24, 32, 48)
+WHOLE = (0.25, 0.5, 1.0)
+COLD_WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+# Cold items meanwhile: a little above what their short rows give them.
+_COLD_WEIGHT = 1.25
 
 
 @torch.no_grad()
-def choose_weights(
+def choose_fusion(
     ensemble: Ensemble,
     graph: UserItemGraph,
     positives: Tensor,
     known: Tensor,
     k: int = 20,
     num_users: int = 2000,
-) -> dict[str, Any]:
-    r"""Chooses :math:`\rho`, the :math:`w_m` and :math:`\kappa` of an
-    ensemble by Recall@k on validation, and sets them.
+) -> tuple[Fusion, float]:
+    r"""Chooses the :class:`~torch_promptmm.models.Fusion` of an ensemble by
+    Recall@k on validation, and sets it.
 
     The scores of each part are computed once, for a sample of the users, and
-    added up with each weight that is tried: first :math:`\rho` and one weight
-    for all modalities together, then the weight of each modality, then
-    :math:`\kappa` where there are items without interactions. Of equally
-    good ones the first is taken.
+    added up with each weight that is tried: the exponent of the popularity
+    together with one weight for all modalities, then, if there are several,
+    the weight of each; a low rank, if there are several members; and the
+    weight of items without interactions. Of equally good ones the first is
+    taken, which is the simplest.
 
     Args:
         ensemble (Ensemble): The ensemble, with trained members.
@@ -53,21 +59,28 @@ def choose_weights(
     """
     parts = _Parts(ensemble, graph, positives, known, k, num_users)
     names = ensemble.modalities
+    start = Fusion(dict.fromkeys(names, 0.0), cold_weight=_COLD_WEIGHT
+                   if names and parts.has_cold else 1.0)
     best = parts.best(
-        (rho, dict.fromkeys(names, weight), 1.0)
-        for rho in POPULARITY for weight in (WEIGHTS if names else (1.0, )))
+        replace(start, popularity=rho, weights=dict.fromkeys(names, weight))
+        for weight in (WEIGHTS if names else (0.0, )) for rho in POPULARITY)
     if len(names) > 1:
         for name in names:
-            rho, weights, _ = best[1]
+            weights = best[1].weights
             best = parts.best([best[1], *(
-                (rho, {**weights, name: weight}, 1.0) for weight in WEIGHTS)])
-    if parts.has_cold and any(best[1][1].values()):
-        rho, weights, _ = best[1]
-        best = parts.best((rho, weights, kappa) for kappa in COLD_WEIGHTS)
-    recall, (rho, weights, kappa) = best
-    ensemble.set_weights(weights, rho, kappa)
-    return {'popularity': rho, 'weights': weights, 'cold_weight': kappa,
-            f'recall@{k}': recall}
+                replace(best[1], weights={**weights, name: weight})
+                for weight in WEIGHTS)])
+    if len(ensemble.members) > 1:
+        best = parts.best([best[1], *(
+            replace(best[1], rank=rank, whole=whole, popularity=rho)
+            for rank in RANKS for whole in WHOLE
+            for rho in POPULARITY[:3])])
+    if parts.has_cold and names:
+        best = parts.best([best[1], *(
+            replace(best[1], cold_weight=kappa) for kappa in COLD_WEIGHTS)])
+    recall, fusion = best
+    ensemble.fusion = fusion
+    return fusion, recall
 
 
 class _Parts:
@@ -77,37 +90,42 @@ class _Parts:
                  num_users: int) -> None:
         users = positives[0].unique()
         self.user = users[::max(1, -(-users.numel() // num_users))]
-        self.k = min(k, graph.num_items)
-        inside = torch.isin(positives[0], self.user)
-        self.positives = positives[:, inside]
+        self.positives = positives[:, torch.isin(positives[0], self.user)]
         self.row = torch.searchsorted(self.user, self.positives[0])
         self.known = KnownItems(known, graph.num_users)
-        self.graph, self.ensemble = graph, ensemble
-        ids, content = ensemble.parts(graph)
-        self.scores = {'': ids[0][self.user] @ ids[1].t()}
-        for name, (user, item) in content.items():
-            rows = user[self.user].to(ids[0])
-            self.scores[name] = rows @ item.to(rows).t()
+        self.k = min(k, graph.num_items)
+        self.ids, content = ensemble.parts(graph)
+        self.whole = self._scores(*self.ids)
+        self.content = {name: self._scores(*pair)
+                        for name, pair in content.items()}
         degree = graph.item_user.crow.diff()
-        self.cold = degree == 0
-        self.degree = degree.to(ids[0])
+        self.cold, self.degree = degree == 0, degree.to(self.whole)
         self.has_cold = bool(self.cold.any())
+        # Of one rank at a time, which follow one another.
+        self.low = lru_cache(maxsize=1)(
+            lambda rank: self._scores(*compress(*self.ids, rank)))
 
-    def best(self, candidates: Iterable[tuple[float, dict[str, float], float]]
-             ) -> tuple[float, tuple[float, dict[str, float], float]]:
-        found = [(self.recall(*each), each) for each in candidates]
-        return max(found, key=lambda pair: pair[0])
+    def _scores(self, user: Tensor, item: Tensor) -> Tensor:
+        rows = user[self.user].to(self.ids[0])
+        return rows @ item.to(rows).t()
 
-    def recall(self, rho: float, weights: dict[str, float],
-               kappa: float) -> float:
-        factor = torch.where(self.cold, 1.0, (self.degree + 1)**rho)
-        total = self.scores[''] * factor
-        for name, weight in weights.items():
+    def best(self, candidates: Iterable[Fusion]) -> tuple[float, Fusion]:
+        return max(((self.recall(each), each) for each in candidates),
+                   key=lambda pair: pair[0])
+
+    def recall(self, fusion: Fusion) -> float:
+        total = fusion.whole * self.whole
+        if fusion.rank > 0:
+            total += self.low(fusion.rank)
+        total *= torch.where(self.cold, 1.0,
+                             (self.degree + 1)**fusion.popularity)
+        for name, weight in fusion.weights.items():
             if weight > 0.0:
-                total.add_(self.scores[name], alpha=weight)
-        if kappa != 1.0:
-            total *= torch.where(self.cold, kappa, 1.0)
-        value, item = self.known.mask_(total, self.user).topk(self.k, dim=1)
+                total.add_(self.content[name], alpha=weight)
+        if fusion.cold_weight != 1.0:
+            total *= torch.where(self.cold, fusion.cold_weight, 1.0)
+        self.known.mask_(total, self.user)
+        value, item = total.topk(self.k, dim=1)
         item = torch.where(value.isneginf(), total.size(1), item)
         metric = LinkPredRecall(self.k)
         metric.update(item, (self.row, self.positives[1]))

@@ -92,9 +92,10 @@ class ListStage(Stage):
 
     def options(self) -> dict[str, Any]:
         settings = self.parts.settings
+        width = self.parts.student.hidden_channels
         return {
             'batch_size': settings.user_batch_size,
-            'lr': settings.list_lr,
+            'lr': settings.list_lr * (64 / width)**0.5,
             'epochs': settings.list_epochs,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from torch_promptmm.data import (
     read_graph,
 )
 from torch_promptmm.data.contract import check_edge_type
-from torch_promptmm.distill.choice import choose_weights
+from torch_promptmm.distill.choice import choose_fusion
 from torch_promptmm.distill.content_stages import (
     EnsembleStage,
     ListStage,
@@ -184,7 +185,7 @@ class Distillation:
         r"""Returns the score function of a model."""
         settings, objective = self.parts.settings, self.parts.objective
         if model == 'student':
-            return ('dot' if settings.distillation == 'lists' else
+            return ('dot' if settings.knowledge == 'lists' else
                     objective.score)
         return self.teacher.score or objective.score
 
@@ -193,7 +194,7 @@ class Distillation:
         if name == 'teacher':
             several = isinstance(self.parts.teacher, Ensemble)
             return (EnsembleStage if several else TeacherStage)(self.parts)
-        if self.parts.settings.distillation == 'lists':
+        if self.parts.settings.knowledge == 'lists':
             return ListStage(self.parts, saved, not self.started)
         return StudentStage(self.parts, saved)
 
@@ -286,7 +287,7 @@ class Distillation:
                                      checkpoint=checkpoint, resume=resume,
                                      **kwargs)
             resume = False
-        if self.parts.settings.distillation == 'lists':
+        if self.parts.settings.knowledge == 'lists':
             # What suits interactions does not suit lists: see the settings.
             kwargs = {k: v for k, v in kwargs.items() if k not in _OF_LOSS}
             most = self.parts.settings.list_epochs
@@ -368,7 +369,7 @@ class Distillation:
 
     def _options(self, stage: str, given: dict[str, Any]) -> dict[str, Any]:
         out = {**self.stage(stage).options(), **given}
-        if stage == 'student' and self.parts.settings.distillation == 'lists':
+        if stage == 'student' and self.parts.settings.knowledge == 'lists':
             made = cosine_adam(out['lr'], out['epochs'])
             out = {**made, **out}
         return out
@@ -383,12 +384,13 @@ class Distillation:
                        for record in each])
         if view is not None and positives is not None:
             assert isinstance(self.teacher, Ensemble)
-            chosen = choose_weights(self.teacher, self.require_seen().graph,
-                                    positives.to(self.device),
-                                    view.edge_index.to(self.device))
-            out.chosen = chosen
+            fusion, recall = choose_fusion(
+                self.teacher, self.require_seen().graph,
+                positives.to(self.device), view.edge_index.to(self.device))
+            out.chosen = {**asdict(fusion), 'recall@20': recall}
             if progress:
-                tqdm.write(f'teacher: {chosen}')
+                tqdm.write(f'teacher: {fusion}, validation Recall@20 '
+                           f'{recall:.4f}')
         return out
 
     def _load_weights(self, state: dict[str, Tensor], path: str) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torch_promptmm.distill.compression import compress, solve_ego
 from torch_promptmm.distill.top_lists import ListBatch, TopLists, UserLoader
 from torch_promptmm.loss import TopListKD
 from torch_promptmm.models import LightGCN, embed
 from torch_promptmm.models.base import Pair
 from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.nn.compression import compress, solve_ego
 from torch_promptmm.nn.dense import matmul
 from torch_promptmm.train import Task
 
@@ -71,7 +71,10 @@ class ListDistillationTask(Task):
         return UserLoader(self.lists, self.known, self.graph.num_items,
                           batch_size, self.num_uniform, self.device)
 
-    def forward(self, batch: ListBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(  # type: ignore[override]
+        self,
+        batch: ListBatch,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         num_users, num_top = batch.top.shape
         items = torch.cat([batch.top.reshape(-1), batch.uniform])
         out = self.student.rows(self.graph, batch.user, items)
@@ -93,12 +96,12 @@ class ListDistillationTask(Task):
 def compress_into(student: LightGCN, graph: UserItemGraph, teacher: Pair,
                   temperature: float) -> None:
     r"""Makes a student yield the leading directions of a teacher's tables
-    (:func:`~torch_promptmm.distill.compress`), so that its scores are about
+    (:func:`~torch_promptmm.nn.compress`), so that its scores are about
     the teacher's over a temperature.
 
-    Where no ego rows have this output (:func:`~torch_promptmm.distill.
-    solve_ego` needs an even number of layers), the directions are the ego
-    rows themselves.
+    Where no ego rows have this output (:func:`~torch_promptmm.nn.solve_ego`
+    needs an even number of layers), the directions are the ego rows
+    themselves.
 
     Args:
         student (LightGCN): The student.

@@ -15,9 +15,6 @@ from torch_promptmm.loss.score import SCORES
 from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
 
 
-DISTILLATIONS = ('terms', 'lists')
-
-
 @dataclass(frozen=True)
 class Settings:
     r"""The hyperparameters of both stages.
@@ -74,7 +71,7 @@ class Settings:
             step places by EmbKD. (default: :obj:`1024`)
         tune_prompt (bool, optional): Tune the prompt in stage 2.
             (default: :obj:`True`)
-        distillation (str, optional): :obj:`"terms"`, the losses of Eq. 12 on
+        knowledge (str, optional): What is distilled: :obj:`"terms"`, the losses of Eq. 12 on
             batches of interactions, or :obj:`"lists"`, the teacher's top
             items on batches of users, see
             :class:`~torch_promptmm.distill.ListDistillationTask`.
@@ -84,13 +81,14 @@ class Settings:
             directions of the teacher. (default: :obj:`"random"`; content:
             :obj:`"compress"`)
         top_items (int, optional): The length of a teacher's list.
-            (default: :obj:`100`)
+            (default: :obj:`200`)
         uniform_items (int, optional): Items drawn uniformly for a batch of
             users. (default: :obj:`1024`)
         top_temperature (float, optional): The temperature of the teacher's
             lists, as a multiple of the mean standard deviation of the scores
             in a list. (default: :obj:`1.0`)
-        list_lr (float, optional): Learning rate of lists.
+        list_lr (float, optional): Learning rate of lists at width 64; with
+            :math:`d` columns it is times :math:`\sqrt{64 / d}`.
             (default: :obj:`0.03`)
         list_epochs (int, optional): Epochs of lists. (default: :obj:`15`)
         user_batch_size (int, optional): Users in a batch of lists.
@@ -129,9 +127,9 @@ class Settings:
     gamma: float = 2.0
     item_samples: int = 1024
     tune_prompt: bool = True
-    distillation: str = 'terms'
+    knowledge: str = 'terms'
     init: str = 'random'
-    top_items: int = 100
+    top_items: int = 200
     uniform_items: int = 1024
     top_temperature: float = 1.0
     list_lr: float = 0.03
@@ -144,7 +142,7 @@ class Settings:
         check_choice('ranking_loss', self.ranking_loss, RANKING_LOSSES)
         if self.score is not None:
             check_choice('score', self.score, SCORES)
-        check_choice('distillation', self.distillation, DISTILLATIONS)
+        check_choice('knowledge', self.knowledge, ('terms', 'lists'))
         check_choice('init', self.init, ('random', 'compress'))
         for name in ('temperature', 'kd_temperature', 'lr', 'list_lr',
                      'top_temperature'):
@@ -237,7 +235,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         'fused_emb_weight': 0.0,
     },
     'content': {
-        'distillation': 'lists',
+        'knowledge': 'lists',
         'init': 'compress',
     },
 }

@@ -157,7 +157,7 @@ class StudentStage(Stage):
         if teacher.score not in (None, objective.score):
             raise ValueError(f"The scores of '{type(teacher).__name__}' are "
                              f"{teacher.score!r}: set score={teacher.score!r}"
-                             f", or distillation='lists'")
+                             f", or knowledge='lists'")
         rows: ConstantTables | PromptTables
         if prompt is not None and settings.tune_prompt:
             # A prompt is that of a MultimodalTeacher, see the distiller.

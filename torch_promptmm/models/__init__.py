@@ -10,6 +10,7 @@ from torch_promptmm.models.base import (
     embed,
 )
 from torch_promptmm.models.content_expert import ContentExpert
+from torch_promptmm.models.ensemble import Ensemble, Fusion
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
@@ -31,6 +32,8 @@ __all__ = classes = [
     'TeacherOutput',
     'PropagatedFeatures',
     'ContentExpert',
+    'Ensemble',
+    'Fusion',
     'ridge_rows',
     'as_model',
     'as_output',

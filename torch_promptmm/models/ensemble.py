@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_float
+from torch_promptmm.checks import check_float, check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import (
     ModelOutput,
@@ -21,8 +22,38 @@ from torch_promptmm.models.base import (
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.nn.compression import compress
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
+
+
+@dataclass(frozen=True)
+class Fusion:
+    r"""How the parts of an :class:`Ensemble` are added up; chosen on
+    validation, not learned.
+
+    Args:
+        weights (dict, optional): :math:`w_m` of each modality.
+            (default: none)
+        popularity (float, optional): :math:`\rho`. (default: :obj:`0.0`)
+        cold_weight (float, optional): :math:`\kappa`.
+            (default: :obj:`1.0`)
+        rank (int, optional): :math:`r`; 0 is no such part.
+            (default: :obj:`0`)
+        whole (float, optional): :math:`a`. (default: :obj:`1.0`)
+    """
+    weights: Mapping[str, float] = field(default_factory=dict)
+    popularity: float = 0.0
+    cold_weight: float = 1.0
+    rank: int = 0
+    whole: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            check_float(f'weights[{name!r}]', weight)
+        for name in ('popularity', 'cold_weight', 'whole'):
+            check_float(name, getattr(self, name))
+        check_int('rank', self.rank)
 
 
 class Ensemble(RankingModel):
@@ -30,35 +61,38 @@ class Ensemble(RankingModel):
     which is one dot product,
 
     .. math::
-        s(u, i) = \kappa_i \Big( \frac{p_i}{K} \sum_{k=1}^{K} \cos(
-        \mathbf{e}^k_u, \mathbf{e}^k_i) + \sum_{m} w_m \cos(\mathbf{h}^m_u,
-        \mathbf{h}^m_i) \Big), \qquad p_i = (\deg(i) + 1)^\rho .
+        s(u, i) = \kappa_i \Big( p_i \big( a \, c_{ui} + c^{(r)}_{ui}
+        \big) + \sum_{m} w_m \cos(\mathbf{h}^m_u, \mathbf{h}^m_i) \Big),
+        \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
+        \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
 
     The members learn rows of users and items, the content expert needs no
-    training. Rows of the members for users and items *without a training
-    interaction* are not what was learned, for nothing was: those of users
-    are zero, those of items are imputed from their content by a ridge
-    regression (:func:`~torch_promptmm.models.ridge.ridge_rows`, weighted by
-    the root of the degree), or zero where there is no content. Of such items
-    :math:`p_i = 1` and :math:`\kappa_i = \kappa`, which sets how high they
-    rise among the others; else :math:`\kappa_i = 1`.
+    training. :math:`c^{(r)}` is :math:`c` in the :math:`r` leading joint
+    directions of the members' rows (:func:`~torch_promptmm.nn.compress`),
+    which are less noisy than all of them. What is not learned,
+    :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
+
+    Rows of the members for users and items *without a training interaction*
+    are not what was learned, for nothing was: those of users are zero, those
+    of items are imputed from their content by a ridge regression
+    (:func:`~torch_promptmm.models.ridge_rows`, weighted by the root of the
+    degree), or zero where there is no content. Of such items :math:`p_i = 1`
+    and :math:`\kappa_i = \kappa`, which sets how high they rise among the
+    others; else :math:`\kappa_i = 1`.
 
     Args:
         members (list of RankingModel): The :math:`K` models that learn.
         content (ContentExpert, optional): The content.
             (default: :obj:`None`)
-        weights (dict, optional): :math:`w_m` of each modality.
-            (default: 1.0 each)
-        popularity (float, optional): :math:`\rho`. (default: :obj:`0.0`)
-        cold_weight (float, optional): :math:`\kappa`.
-            (default: :obj:`1.0`)
+        fusion (Fusion, optional): How the parts are added up.
+            (default: each modality with weight 1.0)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
           :class:`~torch_promptmm.nn.UserItemGraph`
         - **output:** user embeddings :math:`(|\mathcal{U}|, w)` and item
           embeddings :math:`(|\mathcal{I}|, w)`, where :math:`w` is the sum
-          of the members' and the modalities' widths
+          of the members' and the modalities' widths, and the rank
     """
     score = 'dot'
 
@@ -66,9 +100,7 @@ class Ensemble(RankingModel):
         self,
         members: Sequence[RankingModel],
         content: ContentExpert | None = None,
-        weights: Mapping[str, float] | None = None,
-        popularity: float = 0.0,
-        cold_weight: float = 1.0,
+        fusion: Fusion | None = None,
     ) -> None:
         members = list(members)
         if not members or not all(isinstance(x, RankingModel)
@@ -79,21 +111,19 @@ class Ensemble(RankingModel):
         for other in (*members, *([] if content is None else [content])):
             sizes = (other.num_users, other.num_items)
             if sizes != (first.num_users, first.num_items):
-                raise ValueError(f"All members must be of "
-                                 f"{first.num_users} users and "
-                                 f"{first.num_items} items (got one of "
-                                 f"{sizes[0]} and {sizes[1]})")
+                raise ValueError(f'All members must be of '
+                                 f'{first.num_users} users and '
+                                 f'{first.num_items} items (got one of '
+                                 f'{sizes[0]} and {sizes[1]})')
         super().__init__(first.num_users, first.num_items,
                          None if content is None else content.item_features)
         self.members = torch.nn.ModuleList(members)
         self.content = content
-        # In the state, for it is chosen with the members' weights.
-        self.fusion: Tensor
-        self.register_buffer('fusion', torch.empty(2 + len(self.modalities),
-                                                   dtype=torch.double))
-        self.set_weights(dict.fromkeys(self.modalities, 1.0)
-                         if weights is None else weights, popularity,
-                         cold_weight)
+        # In the state, for it is chosen for the members' weights.
+        self._fusion: Tensor
+        self.register_buffer('_fusion', torch.empty(4 + len(self.modalities),
+                                                    dtype=torch.double))
+        self.fusion = fusion or Fusion(dict.fromkeys(self.modalities, 1.0))
 
     @classmethod
     def from_view(
@@ -125,6 +155,7 @@ class Ensemble(RankingModel):
                 read. (default: :obj:`True`)
             **kwargs (optional): Arguments of the model.
         """
+        check_int('num_members', num_members, 1)
         members = [LightGCN(view.num_users, view.num_items, hidden_channels,
                             num_layers) for _ in range(num_members)]
         content = None
@@ -137,35 +168,25 @@ class Ensemble(RankingModel):
     def width(self) -> int:
         parts = [*self.members, *([] if self.content is None else
                                   [self.content])]
-        return sum(part.width for part in parts)  # type: ignore[misc]
-
-    def set_weights(self, weights: Mapping[str, float], popularity: float,
-                    cold_weight: float) -> None:
-        r"""Sets what training does not learn, see the class."""
-        if set(weights) != set(self.modalities):
-            raise ValueError(f"'weights' must be of the modalities "
-                             f"{self.modalities} (got {list(weights)})")
-        values = [check_float('popularity', popularity),
-                  check_float('cold_weight', cold_weight)]
-        values += [check_float(f'weights[{name!r}]', weights[name])
-                   for name in self.modalities]
-        self.fusion.copy_(torch.tensor(values))
+        return self.fusion.rank + sum(
+            part.width for part in parts)  # type: ignore[misc]
 
     @property
-    def popularity(self) -> float:
-        r"""The exponent :math:`\rho` of the popularity."""
-        return float(self.fusion[0])
+    def fusion(self) -> Fusion:
+        r"""How the parts are added up."""
+        rho, kappa, rank, whole, *weights = self._fusion.tolist()
+        return Fusion(dict(zip(self.modalities, weights, strict=True)), rho,
+                      kappa, int(rank), whole)
 
-    @property
-    def cold_weight(self) -> float:
-        r"""The weight :math:`\kappa` of items without an interaction."""
-        return float(self.fusion[1])
-
-    @property
-    def weights(self) -> dict[str, float]:
-        r"""The weight :math:`w_m` of each modality."""
-        return dict(zip(self.modalities, self.fusion[2:].tolist(),
-                        strict=True))
+    @fusion.setter
+    def fusion(self, fusion: Fusion) -> None:
+        if set(fusion.weights) != set(self.modalities):
+            raise ValueError(f"'fusion' must have a weight for each of "
+                             f"{self.modalities} (got "
+                             f"{list(fusion.weights)})")
+        self._fusion.copy_(torch.tensor([
+            fusion.popularity, fusion.cold_weight, fusion.rank, fusion.whole,
+            *(fusion.weights[name] for name in self.modalities)]))
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
@@ -183,6 +204,7 @@ class Ensemble(RankingModel):
         imputed: Tensor | float = 0.0
         if self.content is not None and bool((degree_item == 0).any()):
             features = self.content.item_features
+            assert features is not None
             features.require()
             imputed = ridge_rows(features.tensors, features.masks, item,
                                  degree_item.view(-1).to(item).sqrt())
@@ -190,14 +212,6 @@ class Ensemble(RankingModel):
         content = {} if self.content is None else as_output(
             self.content(graph)).modalities
         return (user, item), content
-
-    def item_scale(self, graph: UserItemGraph) -> Pair:
-        r"""Returns what the score of each item is multiplied with, the
-        members' part and all of it :math:`(|\mathcal{I}|, 1)`."""
-        degree = graph.item_user.crow.diff().view(-1, 1).to(graph.dtype)
-        cold = torch.where(degree > 0, 1.0, self.cold_weight)
-        return torch.where(degree > 0, (degree + 1)**self.popularity,
-                           1.0), cold
 
     @torch.no_grad()
     def forward(
@@ -222,12 +236,19 @@ class Ensemble(RankingModel):
         graph = as_graph(graph, self.num_users, self.num_items, like.device,
                          like.dtype)
         (user, item), content = self.parts(graph)
-        popular, cold = self.item_scale(graph)
-        users, items = [user], [item * (popular * cold)]
-        for name, (x_user, x_item) in content.items():
-            root = self.weights[name]**0.5
-            users.append(root * x_user.to(user.dtype))
-            items.append(root * x_item.to(item.dtype) * cold)
+        fusion = self.fusion
+        degree = graph.item_user.crow.diff().view(-1, 1)
+        cold = torch.where(degree > 0, 1.0, fusion.cold_weight)
+        popular = torch.where(
+            degree > 0, (degree + 1).to(item)**fusion.popularity, cold)
+        pairs = [(fusion.whole**0.5, user, item, popular)]
+        if fusion.rank > 0:
+            pairs.append((1.0, *compress(user, item, fusion.rank), popular))
+        pairs += [(fusion.weights[name]**0.5, x_user.to(user),
+                   x_item.to(item), cold)
+                  for name, (x_user, x_item) in content.items()]
+        users = [root * x for root, x, _, _ in pairs]
+        items = [root * scale * x for root, _, x, scale in pairs]
         return ModelOutput(
             take(torch.cat(users, dim=1), user_id),
             take(torch.cat(items, dim=1), item_id), {
@@ -243,9 +264,12 @@ class Ensemble(RankingModel):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
-        content = config['content']
-        return cls([model_from_config(x) for x in config['members']],
-                   None if content is None else model_from_config(content))
+        members = [model_from_config(x) for x in config['members']]
+        content = None
+        if config['content'] is not None:
+            content = model_from_config(config['content'])
+            assert isinstance(content, ContentExpert)
+        return cls(members, content)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the members."""
@@ -255,5 +279,4 @@ class Ensemble(RankingModel):
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({len(self.members)} x '
                 f'{self.members[0]}, content={self.content}, '
-                f'weights={self.weights}, popularity={self.popularity}, '
-                f'cold_weight={self.cold_weight})')
+                f'{self.fusion})')

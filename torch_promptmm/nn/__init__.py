@@ -2,6 +2,11 @@ r"""Modules: tensors and adjacency in, tensors out."""
 
 from torch_promptmm._moved import lazily
 from torch_promptmm.nn._backends.onednn import use_onednn
+from torch_promptmm.nn.compression import (
+    compress,
+    ego_residual,
+    solve_ego,
+)
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
@@ -31,6 +36,9 @@ __all__ = classes = [
     'MultimodalConv',
     'ItemFeatures',
     'propagate',
+    'compress',
+    'solve_ego',
+    'ego_residual',
     'unit_rows',
     'use_onednn',
 ]

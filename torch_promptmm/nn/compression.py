@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_float, check_int, check_matrix
-from torch_promptmm.models.base import Pair
 from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.feature_matmul import row_slices
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
@@ -20,7 +19,7 @@ def compress(
     channels: int,
     user_weight: Tensor | None = None,
     item_weight: Tensor | None = None,
-) -> Pair:
+) -> tuple[Tensor, Tensor]:
     r"""Keeps the leading joint directions of a user and an item table,
 
     .. math::
@@ -105,9 +104,9 @@ def solve_ego(
     num_layers: int = 2,
     num_steps: int = 50,
     tolerance: float = 1e-6,
-) -> Pair:
+) -> tuple[Tensor, Tensor]:
     r"""Finds the ego rows of which given tables are the output of a
-    :class:`~torch_promptmm.models.LightGCN`,
+    LightGCN,
 
     .. math::
         p(\mathbf{A}) \, \mathbf{E}^{(0)} = \mathbf{Y}, \qquad
@@ -177,7 +176,7 @@ def solve_ego(
 @torch.no_grad()
 def ego_residual(
     graph: UserItemGraph,
-    ego: Pair,
+    ego: tuple[Tensor, Tensor],
     user: Tensor,
     item: Tensor,
     num_layers: int = 2,
