@@ -71,9 +71,9 @@ class Settings:
             step places by EmbKD. (default: :obj:`1024`)
         tune_prompt (bool, optional): Tune the prompt in stage 2.
             (default: :obj:`True`)
-        knowledge (str, optional): What is distilled: :obj:`"terms"`, the losses of Eq. 12 on
-            batches of interactions, or :obj:`"lists"`, the teacher's top
-            items on batches of users, see
+        knowledge (str, optional): What is distilled: :obj:`"terms"`, by the
+            losses of Eq. 12 on batches of interactions, or :obj:`"lists"`,
+            the teacher's top items on batches of users, see
             :class:`~torch_promptmm.distill.ListDistillationTask`.
             (default: :obj:`"terms"`; content: :obj:`"lists"`)
         init (str, optional): How the student starts in stage 2:

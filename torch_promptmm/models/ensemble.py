@@ -265,10 +265,10 @@ class Ensemble(RankingModel):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
         members = [model_from_config(x) for x in config['members']]
-        content = None
-        if config['content'] is not None:
-            content = model_from_config(config['content'])
-            assert isinstance(content, ContentExpert)
+        if config['content'] is None:
+            return cls(members)
+        content = model_from_config(config['content'])
+        assert isinstance(content, ContentExpert)
         return cls(members, content)
 
     def reset_parameters(self) -> None:
