@@ -74,9 +74,10 @@ def check_matrix(name: str, value: Any, num_cols: int | None = None) -> Tensor:
     return value
 
 
-def check_mask(name: str, value: Any, size: int) -> Tensor:
+def check_mask(name: str, value: Any, size: int,
+               some: bool = False) -> Tensor:
     r"""Returns :obj:`value` if it is a boolean tensor of :obj:`size`
-    entries."""
+    entries, with :obj:`some` if one of them is :obj:`True`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"'{name}' must be a torch.Tensor (got "
                         f"'{type(value).__name__}')")
@@ -84,6 +85,9 @@ def check_mask(name: str, value: Any, size: int) -> Tensor:
         raise ValueError(f"'{name}' must be a boolean tensor of shape "
                          f"[{size}] (got shape {list(value.shape)}, "
                          f"{value.dtype})")
+    if some and not bool(value.any()):
+        raise ValueError(f"'{name}' is False for all {size} entries; leave "
+                         f"it out, and what it is the mask of")
     return value
 
 

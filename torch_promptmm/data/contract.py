@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from torch_promptmm.checks import check_mask
+
 from ._edges import (
     check_edges,
     check_range,
@@ -18,14 +20,13 @@ from ._edges import (
     union_edges,
     unique_edges,
 )
-from ._features import (
+from .modalities import (
     MASK_SUFFIX,
     check_feature,
-    check_mask,
     check_rows,
     find_modalities,
 )
-from ._features import check_finite as _check_finite
+from .modalities import check_finite as _check_finite
 
 EdgeType = tuple[str, str, str]
 DEFAULT_EDGE_TYPE: EdgeType = ('user', 'interacts', 'item')
@@ -109,7 +110,8 @@ def read_graph(
         if check_finite:
             _check_finite(value, path)
         if (mask := data[item].get(name + MASK_SUFFIX)) is not None:
-            masks[name] = check_mask(mask, path + MASK_SUFFIX, num_items)
+            masks[name] = check_mask(path + MASK_SUFFIX, mask, num_items,
+                                     some=True)
 
     edge_index = _read_edges(data, edge_type, num_users, num_items)
     return InteractionData(

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from torch_promptmm.checks import check_mask
+
 from ._edges import check_edges, check_range, union_edges, unique_edges
-from ._features import (
-    MASK_SUFFIX,
-    check_feature,
-    check_finite,
-    check_mask,
-    check_rows,
-)
 from .contract import DEFAULT_EDGE_TYPE, EdgeType, check_edge_type
+from .modalities import MASK_SUFFIX, check_feature, check_finite, check_rows
 
 Array = Any  # A numpy array, a torch tensor, or nested lists of ids.
 
@@ -222,7 +218,8 @@ def _build(
                              f"'features' does not have; it has "
                              f"{list(tensors)}")
         path = f"masks['{name}']"
-        mask = check_mask(_to_tensor(value, path), path, num_items)
+        mask = check_mask(path, _to_tensor(value, path), num_items,
+                          some=True)
         item[name + MASK_SUFFIX] = mask
     return data, edges
 
