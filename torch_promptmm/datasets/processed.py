@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.data import from_splits, load_npy, save_npy
@@ -132,27 +131,30 @@ def read_splits(
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} is missing or damaged; make the dataset '
                          f'anew with force_reload=True') from error
-    parts = [load_npy(folder / f'{x}.npy') for x in SPLITS]
+    train, val, test = (load_npy(folder / f'{x}.npy') for x in SPLITS)
     matrices = {Path(x).stem: features / x for x in body['features']}
     tensors, masks = read_matrices(
         {name: path for name, path in matrices.items()
          if not name.endswith(MASK_SUFFIX)}, mmap)
-    splits = from_splits(*parts, tensors or None, body['num_users'],
+    splits = from_splits(train, val, test, tensors or None, body['num_users'],
                          body['num_items'], masks, known=known)
-    maps = [IdMap.from_bytes(path.read_bytes()) if path.is_file() else None
-            for path in (folder / 'user_ids.json', folder / 'item_ids.json')]
+    users, items = (
+        IdMap.from_bytes(path.read_bytes()) if path.is_file() else None
+        for path in (folder / 'user_ids.json', folder / 'item_ids.json'))
     times = [load_npy(folder / f'{x}_time.npy') for x in SPLITS
              if f'{x}_time.npy' in body['files']]
     for i, data in enumerate(splits):
         data.report = Report(body['report'])
-        set_ids(data, *maps)
+        set_ids(data, users, items)
         if times:
             store = data[DEFAULT_EDGE_TYPE]
             store.time = times[0]
             if i:
                 store.edge_label_time = times[i]
             if i == 2 and known == 'train+val':
-                store.time = _merge_times(parts, times, body['num_items'])
+                index = torch.cat([train, val], dim=1)
+                order = (index[0] * body['num_items'] + index[1]).argsort()
+                store.time = torch.cat(times[:2])[order]
     return splits
 
 
@@ -181,13 +183,3 @@ def reserve(path: Path, shape: tuple[int, int], dtype: Any) -> np.memmap:
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {x.name: x.stat().st_size for x in sorted(folder.iterdir())}
-
-
-def _merge_times(
-    parts: list[Tensor],
-    times: list[Tensor],
-    num_items: int,
-) -> Tensor:
-    index = torch.cat(parts[:2], dim=1)
-    order = (index[0] * num_items + index[1]).argsort()
-    return torch.cat(times[:2])[order]

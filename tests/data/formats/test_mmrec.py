@@ -92,7 +92,8 @@ ERRORS = {
                     'row 6: a negative itemID'),
     'too few features': (HEAD + BODY, 2, 'item 2, but there are 2 items'),
     'cut off': (HEAD + BODY + '0\t2', 3, 'Row #6: Expected 5 columns, got 2'),
-    'commas': ((HEAD + BODY).replace('\t', ','), 3, "must have a column 'userID'"),
+    'commas': ((HEAD + BODY).replace('\t', ','), 3,
+               "must have a column 'userID'"),
     'nothing': (HEAD, 3, 'no interaction is left'),
 }
 
@@ -136,7 +137,7 @@ def test_folder_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='disagree on the number of items'):
         read_mmrec(tmp_path)
     np.save(tmp_path / 'text_feat.npy', np.array([{}, []], dtype=object))
-    with pytest.raises(ValueError, match='text_feat.npy: no whole array .*object'):
+    with pytest.raises(ValueError, match='text_feat.npy: .*object'):
         read_mmrec(tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', [sp.csr_matrix, sp.coo_matrix, sp.csc_matrix,
-                                  sp.lil_matrix, sp.csr_array, np.asarray])
+                                  sp.csr_array, np.asarray])
 @pytest.mark.parametrize('names', [MATS, ('trnMat.pkl', 'valMat.pkl',
                                           'tstMat.pkl')])
 def test_matrices(kind: type, names: tuple, tmp_path: Path) -> None:

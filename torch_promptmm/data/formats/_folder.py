@@ -83,8 +83,9 @@ def make_splits(
                    note, known_sizes, root)
         for end, (kind, known_sizes) in enumerate([('users', users),
                                                    ('items', items)]))
-    splits = from_splits(*parts, features or None, num_users, num_items,
-                         masks, edge_type, known)
+    train, val, test = parts
+    splits = from_splits(train, val, test, features or None, num_users,
+                         num_items, masks, edge_type, known)
     maps = (read_ids(note, 'users', num_users),
             read_ids(note, 'items', num_items))
     for data in splits:
