@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import gzip
 import json
-import os.path as osp
 import re
 from array import array
 from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,7 +209,7 @@ def read_images(
     """
     kind = np.dtype([('asin', f'S{ASIN_BYTES}'),
                      ('x', '<f4', IMAGE_CHANNELS)])
-    size = osp.getsize(path)
+    size = Path(path).stat().st_size
     if size % kind.itemsize:
         raise ValueError(
             f'{path}: cut off in record {size // kind.itemsize + 1}, at byte '
@@ -241,9 +241,6 @@ def read_images(
         report.repair(broken, f'records of {path} have NaN or infinite '
                               f'entries and count as missing')
     return found
-
-
-# Private ######################################################################
 
 
 def _gather(value: Any, out: list[str], depth: int = 0) -> None:
