@@ -164,14 +164,20 @@ def _add(
     if matrix.dtype.kind not in 'fiu':
         raise ValueError(f'{where}: features must be numbers (got the dtype '
                          f'{matrix.dtype})')
-    if row_ids is None:
-        rows = _rows_in_order(matrix, catalogue, graph.num_items, where)
-    elif len(row_ids) != len(matrix):
+    if row_ids is None and catalogue is not None:
+        raise ValueError(
+            f"'ids' must say which item each row of {where} belongs to; the "
+            f"items of this graph have ids, such as {_example(catalogue)} "
+            f"(if the rows are in their order already, pass "
+            f"ids=item_ids(data))")
+    if row_ids is None and len(matrix) != graph.num_items:
+        raise ValueError(f'{where}: {len(matrix)} rows for {graph.num_items} '
+                         f'items; pass ids=')
+    if row_ids is not None and len(row_ids) != len(matrix):
         raise ValueError(f'{where}: {len(row_ids)} ids for {len(matrix)} '
                          f'rows; there must be one id a row')
-    else:
-        rows = _match(row_ids, catalogue, graph.num_items, name, where,
-                      report)
+    rows = (np.arange(graph.num_items) if row_ids is None else
+            _match(row_ids, catalogue, graph.num_items, name, where, report))
     if row_mask is not None:
         rows[(rows >= 0) & ~row_mask.numpy()[rows]] = -1
 
@@ -192,24 +198,6 @@ def _add(
         store[name + MASK_SUFFIX] = mask
     out.report = report_of(data) + report
     return out
-
-
-def _rows_in_order(
-    matrix: np.ndarray,
-    catalogue: IdMap | None,
-    num_items: int,
-    where: str,
-) -> np.ndarray:
-    if catalogue is not None:
-        raise ValueError(
-            f"'ids' must say which item each row of {where} belongs to; the "
-            f"items of this graph have ids, such as {_example(catalogue)} "
-            f"(if the rows are in their order already, pass "
-            f"ids=item_ids(data))")
-    if len(matrix) != num_items:
-        raise ValueError(f'{where}: {len(matrix)} rows for {num_items} '
-                         f'items; pass ids=')
-    return np.arange(num_items)
 
 
 def _match(

@@ -140,7 +140,8 @@ class TikTok(AuthorsFolder):
 
     Args:
         root (str): The folder.
-        **kwargs (optional): As for :class:`Netflix`.
+        known, mmap, urls, base_url, checksums, progress, transform
+            (optional): See :class:`Netflix`.
     """
     name = 'TikTok'
     features = ('image', 'audio', 'text')

@@ -70,6 +70,16 @@ def test_matrices(kind: type, names: tuple, tmp_path: Path) -> None:
     assert splits[0]['user'].num_nodes == 3  # The matrix tells.
 
 
+@pytest.mark.parametrize('kind', [sp.csr_matrix, np.asarray])
+def test_entries_that_are_no_numbers(kind: type, tmp_path: Path) -> None:
+    matrices(tmp_path, MATS, kind)
+    dense = np.diag([1, np.nan, np.inf])
+    (tmp_path / 'train_mat').write_bytes(pickle.dumps(kind(dense)))
+    with pytest.warns(UserWarning, match='2 entries of .*train_mat are NaN'):
+        train, _, _ = read_promptmm(tmp_path)
+    assert train[EDGE].edge_index.tolist() == [[0], [0]]
+
+
 def test_both_must_agree(tmp_path: Path) -> None:
     check(read_promptmm(matrices(lists(tmp_path), MATS)))
     lists(tmp_path, {'0': [0, 1], '1': [1]})
