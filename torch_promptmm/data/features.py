@@ -77,9 +77,9 @@ def add_features(
             the items already. (default: :obj:`False`)
         max_bytes (int, optional): The most that an :obj:`.npz` archive may
             unpack to. (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
-        columns (List[str], optional): The columns of the features in a
+        columns (list of str, optional): The columns of the features in a
             table. If :obj:`None`, all but the ids and the index of a pandas
             frame; a column that looks like ids is an error then. The report
             names those that were taken. (default: :obj:`None`)
@@ -116,7 +116,7 @@ def add_feature_folder(
         root (str): The folder.
         mmap (bool, optional): See :func:`add_features`.
             (default: :obj:`False`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
 
     Raises:
@@ -255,16 +255,9 @@ def mask_broken(
     where: str,
     report: Report,
 ) -> tuple[Tensor, Tensor]:
-    r"""Takes rows with NaN or infinite entries for missing.
-
-    Args:
-        feature (torch.Tensor): The features :math:`[I, d_m]`; left as they
-            are.
-        mask (torch.Tensor): The items that have one :math:`[I]`.
-        name (str): The name of the modality.
-        where (str): How a warning calls the source.
-        report (Report): Where repairs are noted.
-    """
+    r"""Takes rows with NaN or infinite entries for missing: features
+    :math:`[I, d_m]`, which stay as they are, and mask :math:`[I]` without
+    them."""
     step = max(1, BLOCK_NUMEL // feature.size(1))
     broken = mask & ~torch.cat([x.isfinite().all(dim=1)
                                 for x in feature.split(step)])

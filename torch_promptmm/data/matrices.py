@@ -27,15 +27,8 @@ def matrix_files(
     suffix: str = '',
     kinds: Collection[str] = ('.npy', ),
 ) -> dict[str, Path]:
-    r"""The files :obj:`<name><suffix>.npy` of a folder by name, in the order
-    of the alphabet, without those of masks.
-
-    Args:
-        root (pathlib.Path): The folder.
-        suffix (str, optional): How their names end. (default: :obj:`""`)
-        kinds (List[str], optional): Which kinds of files there may be.
-            (default: :obj:`(".npy", )`)
-    """
+    r"""The files :obj:`<name><suffix>.npy` (or of other :obj:`kinds`) of a
+    folder by name, in the order of the alphabet, without those of masks."""
     files: dict[str, Path] = {}
     for path in sorted(root.iterdir(), key=lambda path: path.stem):
         if (path.suffix not in kinds or not path.stem.endswith(suffix)
@@ -54,17 +47,7 @@ def read_matrices(
     mmap: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     r"""Reads features, one row an item, and the masks that lie beside them
-    as :obj:`<file>_mask.npy`.
-
-    Args:
-        files (Dict[str, pathlib.Path]): The file of each modality.
-        mmap (bool, optional): If set to :obj:`True`, features are mapped
-            into memory. (default: :obj:`False`)
-
-    Raises:
-        TypeError: If a file holds no floating-point numbers.
-        ValueError: If it is damaged, or holds no matrix.
-    """
+    as :obj:`<file>_mask.npy`. An error names the file."""
     features, masks = {}, {}
     for name, path in files.items():
         features[name] = check_feature(load_npy(path, mmap), str(path))
@@ -132,14 +115,7 @@ def read_source(
 
 def load_ids(source: Any) -> list[Any]:
     r"""Ids from a list or a file: one a line in a text file (empty lines are
-    left out), a list in :obj:`.json`, an array in :obj:`.npy`.
-
-    Args:
-        source (list or str): The ids, or the path of their file.
-
-    Raises:
-        ValueError: If the file does not hold ids.
-    """
+    left out), a list in :obj:`.json`, an array in :obj:`.npy`."""
     if not isinstance(source, (str, os.PathLike)):
         if hasattr(source, 'tolist'):  # An array or a tensor, of any kind.
             source = source.tolist()

@@ -19,11 +19,7 @@ except ImportError:  # Windows.
 def alone(folder: Path) -> Iterator[bool]:
     r"""Waits until no other process is in such a block with the same folder,
     which is made if it is not there. The lock of a process that is killed
-    goes with it. Yields :obj:`False` where the system has no locks.
-
-    Args:
-        folder (pathlib.Path): The folder.
-    """
+    goes with it. Yields :obj:`False` where the system has no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield False

@@ -84,10 +84,10 @@ class AmazonReviews(SplitDataset):
             many. (default: :obj:`None`)
         min_rating (float, optional): Leave lower ratings out, before the
             core is taken. (default: :obj:`None`)
-        require (List[str], optional): Leave items without one of these
+        require (list of str, optional): Leave items without one of these
             modalities out, before the core is taken. Otherwise they are
             masked. (default: :obj:`()`)
-        modalities (List[str], optional): Which features to make.
+        modalities (list of str, optional): Which features to make.
             (default: :obj:`("visual", "textual")`)
         encoder (callable, optional): From a list of texts to a float array,
             one row a text. If :obj:`None`,
@@ -102,11 +102,11 @@ class AmazonReviews(SplitDataset):
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        urls (Dict[str, str], optional): Addresses of files, by file name.
+        urls (dict, optional): Addresses of files, by file name.
             (default: :obj:`None`)
         base_url (str, optional): The address of a folder with all files.
             (default: :obj:`None`)
-        checksums (Dict[str, str], optional): Checksums of files, such as
+        checksums (dict, optional): Checksums of files, such as
             :obj:`"sha256:<hex>"`; the files' source publishes none.
             (default: :obj:`None`)
         progress (bool, optional): If set to :obj:`True`, downloads report

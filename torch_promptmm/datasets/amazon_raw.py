@@ -177,7 +177,7 @@ def item_text(record: dict[str, Any]) -> str:
     brand; missing and empty ones are left out.
 
     Args:
-        record (Dict[str, Any]): A record of the metadata, of 2014 or of 2018.
+        record (dict): A record of the metadata, of 2014 or of 2018.
     """
     parts: list[str] = []
     for key in ('title', 'brand', 'categories', 'category', 'description'):

@@ -108,12 +108,12 @@ class Netflix(AuthorsFolder):
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        urls (Dict[str, str], optional): Addresses of files, by file name.
+        urls (dict, optional): Addresses of files, by file name.
             (default: :obj:`None`)
         base_url (str, optional): The address of a folder with all files; the
             authors' own cannot be fetched by a program.
             (default: :obj:`None`)
-        checksums (Dict[str, str], optional): Checksums of files, such as
+        checksums (dict, optional): Checksums of files, such as
             :obj:`"sha256:<hex>"`; the authors publish none.
             (default: :obj:`None`)
         progress (bool, optional): If set to :obj:`True`, downloads report

@@ -34,7 +34,7 @@ class BlockDataset(SplitDataset):
             cold ones not among them. (default: :obj:`8`)
         cold_per_block (int, optional): The number of cold items of a block.
             (default: :obj:`1`)
-        features (Dict[str, int], optional): The width of each modality. If
+        features (dict, optional): The width of each modality. If
             :obj:`None`, it is :obj:`{"visual": 48, "textual": 32}`.
             (default: :obj:`None`)
         noise (float, optional): The standard deviation of the noise, where

@@ -32,7 +32,7 @@ class InteractionFolder(SplitDataset):
 
     Args:
         root (str): The folder.
-        modalities (List[str], optional): The names of the feature files to
+        modalities (list of str, optional): The names of the feature files to
             read. If :obj:`None`, these are all two-dimensional
             floating-point ones, in the order of the alphabet.
             (default: :obj:`None`)

@@ -31,13 +31,9 @@ Splits = tuple[HeteroData, HeteroData, HeteroData]
 @contextmanager
 def partial_folder(target: Path, clean: bool) -> Iterator[Path]:
     r"""A folder to write into, which becomes :obj:`target` if all goes well
-    and is gone if not.
-
-    Args:
-        target (pathlib.Path): The folder that is to be there in the end.
-        clean (bool): Whether to remove what killed runs left behind; nobody
-            else may write this folder then.
-    """
+    and is gone if not. With :obj:`clean`, which is for who writes
+    :func:`~torch_promptmm.datasets._lock.alone`, it removes what killed runs
+    left behind."""
     prefix = f'.{target.name}.partial-'
     target.parent.mkdir(parents=True, exist_ok=True)
     if clean:
@@ -69,15 +65,8 @@ def write_splits(
     settings: dict[str, Any],
     features: Path,
 ) -> None:
-    r"""Writes everything but the features, the index last.
-
-    Args:
-        folder (pathlib.Path): The folder; it must exist.
-        splits (Tuple[HeteroData, ...]): Training, validation and test.
-        settings (Dict[str, Any]): What the dataset was made with.
-        features (pathlib.Path): The folder of the features, which are there
-            already.
-    """
+    r"""Writes everything into a folder that is there, the index last, but
+    the features, which are in theirs already."""
     train = splits[0]
     for name, data in zip(SPLITS, splits, strict=True):
         store = data[DEFAULT_EDGE_TYPE]
@@ -108,17 +97,8 @@ def read_splits(
     known: str,
     mmap: bool,
 ) -> Splits:
-    r"""Reads what :func:`write_splits` wrote, with the features of a folder.
-
-    Args:
-        folder (pathlib.Path): The folder.
-        features (pathlib.Path): The folder of the features.
-        known (str): The interactions that the test graph knows of.
-        mmap (bool): If features are to be mapped into memory.
-
-    Raises:
-        ValueError: If a file is missing or of another size than it was.
-    """
+    r"""Reads what :func:`write_splits` wrote, with the features of a folder;
+    a file that is missing or of another size is an error."""
     path = folder / INDEX
     try:
         body = json.loads(path.read_text('utf-8'))
@@ -162,13 +142,7 @@ def reserve(path: Path, shape: tuple[int, int], dtype: Any) -> np.memmap:
     r"""A new :obj:`.npy` file mapped into memory, its space taken beforehand.
 
     Writing into a mapped file that the disk has no space for would end the
-    process without a word; so a full disk is an :class:`OSError` here.
-
-    Args:
-        path (pathlib.Path): The file.
-        shape (Tuple[int, int]): The shape of the array.
-        dtype (Any): Its type.
-    """
+    process without a word; so a full disk is an :class:`OSError` here."""
     out = np.lib.format.open_memmap(path, 'w+', dtype, shape)
     size = path.stat().st_size
     with open(path, 'rb+') as f:

@@ -63,7 +63,7 @@ class SyntheticMultimodal(SplitDataset):
             three splits together, met exactly. If :obj:`None`, it is 15 times
             the number of users, or half of all pairs where that is less.
             (default: :obj:`None`)
-        features (Dict[str, int], optional): The width of each modality. If
+        features (dict, optional): The width of each modality. If
             :obj:`None`, it is :obj:`{"visual": 64, "textual": 48}`.
             (default: :obj:`None`)
         informative (float, optional): The share of the features' variance
@@ -127,54 +127,31 @@ class SyntheticMultimodal(SplitDataset):
         transform: Transform | None = None,
         force_reload: bool = False,
     ) -> None:
-        num_users = check_int('num_users', num_users, 1)
-        num_items = check_int('num_items', num_items, 1)
-        half = max(num_users * num_items // 2, 1)
-        if num_interactions is None:
-            num_interactions = min(15 * num_users, half)
-        if check_int('num_interactions', num_interactions, 1) > half:
-            raise ValueError(f"'num_interactions' must be at most half of all "
-                             f"{num_users} x {num_items} pairs (got "
-                             f"{num_interactions})")
-        if features is None:
-            features = {'visual': 64, 'textual': 48}
-        if not isinstance(features, Mapping) or not features:
-            raise ValueError(f"'features' must give the width of at least one "
-                             f"modality, as in {{'visual': 64}} (got "
-                             f"{features!r})")
-        if num_clusters is None:
-            num_clusters = min(max(num_items // 80, 8), 64)
-        if val_fraction + test_fraction >= 1.0:
-            raise ValueError(f"'val_fraction' and 'test_fraction' must leave "
-                             f"something to train on (got {val_fraction} and "
-                             f"{test_fraction})")
-        check_choice('dtype', dtype, FLOATS)
         if root is None and mmap:
             raise ValueError("'root' must be a folder where 'mmap' is True "
                              "(got root=None)")
         if root is not None and dtype == torch.bfloat16:
             raise ValueError("'dtype' cannot be torch.bfloat16 where there "
                              "is a 'root': .npy files have no such type")
-
-        self.config: dict[str, Any] = {
+        if features is None:
+            features = {'visual': 64, 'textual': 48}
+        self.config = _checked({
             'num_users': num_users,
             'num_items': num_items,
-            'num_interactions': int(num_interactions),
-            'features': {name: check_int(f"features['{name}']", width, 1)
-                         for name, width in features.items()},
-            'informative': check_float('informative', informative, 0, 1),
-            'taste_channels': check_int('taste_channels', taste_channels, 1),
-            'taste_strength': check_float('taste_strength', taste_strength),
-            'num_clusters': check_int('num_clusters', num_clusters, 1),
-            'cold_fraction': check_float('cold_fraction', cold_fraction, 0, 1),
+            'num_interactions': num_interactions,
+            'features': features,
+            'informative': informative,
+            'taste_channels': taste_channels,
+            'taste_strength': taste_strength,
+            'num_clusters': num_clusters,
+            'cold_fraction': cold_fraction,
             'cold_in_val': bool(cold_in_val),
-            'missing_fraction': check_float('missing_fraction',
-                                            missing_fraction, 0, 1),
-            'val_fraction': check_float('val_fraction', val_fraction, 0, 1),
-            'test_fraction': check_float('test_fraction', test_fraction, 0, 1),
-            'dtype': str(dtype).removeprefix('torch.'),
+            'missing_fraction': missing_fraction,
+            'val_fraction': val_fraction,
+            'test_fraction': test_fraction,
+            'dtype': check_choice('dtype', dtype, FLOATS),
             'seed': operator.index(seed),
-        }
+        })
         self._folder: Path | None = None
         if root is not None:
             text = json.dumps([_planted.VERSION, self.config])
@@ -194,8 +171,8 @@ class SyntheticMultimodal(SplitDataset):
             tensors['val'],
             tensors['test'],
             {name: tensors[name] for name in features},
-            num_users=num_users,
-            num_items=num_items,
+            num_users=self.config['num_users'],
+            num_items=self.config['num_items'],
             masks=masks,
             known=known,
         ))
@@ -309,3 +286,42 @@ class SyntheticMultimodal(SplitDataset):
                 out[name][~mask] = 0
                 out[name + MASK_SUFFIX] = mask
         return out
+
+
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
+    r"""The settings as JSON has them, in the order given: their text names
+    the folder of the dataset."""
+    config = dict(config)
+    users, items = (check_int(name, config[name], 1)
+                    for name in ('num_users', 'num_items'))
+    half = max(users * items // 2, 1)
+    if config['num_interactions'] is None:
+        config['num_interactions'] = min(15 * users, half)
+    if config['num_clusters'] is None:
+        config['num_clusters'] = min(max(items // 80, 8), 64)
+    for name in ('num_users', 'num_items', 'num_interactions',
+                 'taste_channels', 'num_clusters'):
+        config[name] = check_int(name, config[name], 1)
+    if config['num_interactions'] > half:
+        raise ValueError(f"'num_interactions' must be at most half of all "
+                         f"{users} x {items} pairs (got "
+                         f"{config['num_interactions']})")
+    features = config['features']
+    if not isinstance(features, Mapping) or not features:
+        raise ValueError(f"'features' must give the width of at least one "
+                         f"modality, as in {{'visual': 64}} (got "
+                         f"{features!r})")
+    config['features'] = {name: check_int(f"features['{name}']", width, 1)
+                          for name, width in features.items()}
+    for name in ('informative', 'cold_fraction', 'missing_fraction',
+                 'val_fraction', 'test_fraction'):
+        config[name] = check_float(name, config[name], 0, 1)
+    config['taste_strength'] = check_float('taste_strength',
+                                           config['taste_strength'])
+    if config['val_fraction'] + config['test_fraction'] >= 1.0:
+        raise ValueError(f"'val_fraction' and 'test_fraction' must leave "
+                         f"something to train on (got "
+                         f"{config['val_fraction']} and "
+                         f"{config['test_fraction']})")
+    config['dtype'] = str(config['dtype']).removeprefix('torch.')
+    return config

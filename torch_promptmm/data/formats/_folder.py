@@ -55,14 +55,14 @@ def make_splits(
 
     Args:
         root (pathlib.Path): The folder.
-        parts (List[numpy.ndarray]): The interactions of the three splits.
-        sizes (Tuple[Dict[str, int], ...]): The numbers of users and of items
+        parts (list of numpy.ndarray): The interactions of the three splits.
+        sizes (tuple of dict): The numbers of users and of items
             that files told of.
         read_ids (callable): From the sidecar, :obj:`"users"` or
             :obj:`"items"` and their number to their ids.
         known (str): The interactions that the test graph knows of.
         mmap (bool): If features are to be mapped into memory.
-        edge_type (Tuple[str, str, str]): The names in the graph.
+        edge_type (tuple): The names in the graph.
         report (Report): Where repairs are noted.
     """
     note = _read_sidecar(root)
@@ -101,14 +101,8 @@ def write_common(
     note: Mapping[str, Any],
 ) -> tuple[InteractionData, list[np.ndarray]]:
     r"""Writes the features, their masks, and a sidecar with what the layout
-    itself has no place for. Returns the training graph and the interactions.
-
-    Args:
-        root (pathlib.Path): The folder; made if it is not there.
-        splits (Tuple[HeteroData, ...]): Training, validation and test.
-        edge_type (Tuple[str, str, str], optional): Their edge type.
-        note (Dict[str, Any]): What else goes into the sidecar.
-    """
+    itself has no place for. Returns the training graph and the interactions
+    :math:`[2, E]` of the three splits."""
     graph, *held = (read_graph(data, edge_type) for data in splits)
     for other, kind in zip(held, ('val', 'test'), strict=True):
         check_same_entities(graph, other, ('train', kind))

@@ -56,7 +56,7 @@ def read_mmrec(
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        edge_type (Tuple[str, str, str], optional): The names of users,
+        edge_type (tuple, optional): The names of users,
             relation and items.
             (default: :obj:`("user", "interacts", "item")`)
 
@@ -95,7 +95,7 @@ def write_mmrec(
         test (HeteroData): The graph with the interactions to test on.
         name (str, optional): The name of the :obj:`.inter` file. If
             :obj:`None`, that of the folder. (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
     root = Path(root).expanduser().absolute()

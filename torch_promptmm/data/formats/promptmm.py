@@ -61,7 +61,7 @@ def read_promptmm(
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        edge_type (Tuple[str, str, str], optional): The names of users,
+        edge_type (tuple, optional): The names of users,
             relation and items.
             (default: :obj:`("user", "interacts", "item")`)
 
@@ -113,7 +113,7 @@ def write_promptmm(
         train (HeteroData): The training graph.
         val (HeteroData): The graph with the interactions to validate on.
         test (HeteroData): The graph with the interactions to test on.
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
     sparse = import_extra('scipy.sparse', 'tables', 'Writing a matrix')
