@@ -1,6 +1,5 @@
 r"""The data contract: :class:`~torch_geometric.data.HeteroData` in and out."""
 
-from .arrays import read_array
 from .contract import (
     InteractionData,
     check_same_entities,
@@ -14,7 +13,7 @@ from .filtering import KCore, k_core
 from .formats import read_mmrec, read_promptmm, write_mmrec, write_promptmm
 from .ids import IdMap, id_maps, item_ids, set_ids, user_ids
 from .interactions import from_interactions, from_splits
-from .npy import load_npy, save_npy
+from .npy import load_npy, read_array, save_npy
 from .read import read_interactions
 from .report import Report
 from .text import HashingTfidf, SentenceEncoder

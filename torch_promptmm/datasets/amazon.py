@@ -3,9 +3,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import os.path as osp
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch_promptmm.data.report import Report, report_of
 from torch_promptmm.data.text import HashingTfidf, check_encoded
 from torch_promptmm.data.times import to_milliseconds
 from torch_promptmm.data.transforms import InteractionSplit, RandomUserSplit
+from torch_promptmm.datasets._lock import alone
 from torch_promptmm.datasets.amazon_raw import (
     IMAGE_CHANNELS,
     read_images,
@@ -29,7 +30,7 @@ from torch_promptmm.datasets.amazon_raw import (
 )
 from torch_promptmm.datasets.base import SplitDataset, Transform
 from torch_promptmm.datasets.fetch import download, verify
-from torch_promptmm.datasets.store import (
+from torch_promptmm.datasets.processed import (
     INDEX,
     partial_folder,
     read_splits,
@@ -83,10 +84,10 @@ class AmazonReviews(SplitDataset):
             many. (default: :obj:`None`)
         min_rating (float, optional): Leave lower ratings out, before the
             core is taken. (default: :obj:`None`)
-        require (List[str], optional): Leave items without one of these
+        require (list of str, optional): Leave items without one of these
             modalities out, before the core is taken. Otherwise they are
             masked. (default: :obj:`()`)
-        modalities (List[str], optional): Which features to make.
+        modalities (list of str, optional): Which features to make.
             (default: :obj:`("visual", "textual")`)
         encoder (callable, optional): From a list of texts to a float array,
             one row a text. If :obj:`None`,
@@ -101,11 +102,11 @@ class AmazonReviews(SplitDataset):
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        urls (Dict[str, str], optional): Addresses of files, by file name.
+        urls (dict, optional): Addresses of files, by file name.
             (default: :obj:`None`)
         base_url (str, optional): The address of a folder with all files.
             (default: :obj:`None`)
-        checksums (Dict[str, str], optional): Checksums of files, such as
+        checksums (dict, optional): Checksums of files, such as
             :obj:`"sha256:<hex>"`; the files' source publishes none.
             (default: :obj:`None`)
         progress (bool, optional): If set to :obj:`True`, downloads report
@@ -173,19 +174,22 @@ class AmazonReviews(SplitDataset):
         self.seed = check_int('seed', seed)
         self.urls, self.base_url = dict(urls or {}), base_url
         self.checksums, self.progress = dict(checksums or {}), progress
-        root = osp.expanduser(os.fspath(root))
+        root = str(Path(root).expanduser())
         super().__init__(root, transform, force_reload=force_reload)
-        self.set_splits(*read_splits(self.processed_dir, self.features_dir,
-                                     known, mmap))
+        self.set_splits(*read_splits(Path(self.processed_dir),
+                                     Path(self.features_dir), known, mmap))
 
     @property
     def raw_file_names(self) -> list[str]:
-        files = [f'reviews_{self.category}_5.json.gz']
-        if 'textual' in self.modalities:
-            files.append(f'meta_{self.category}.json.gz')
-        if 'visual' in self.modalities:
-            files.append(f'image_features_{self.category}.b')
-        return files
+        return list(self._raw_files.values())
+
+    @property
+    def _raw_files(self) -> dict[str, str]:
+        files = {'reviews': f'reviews_{self.category}_5.json.gz',
+                 'textual': f'meta_{self.category}.json.gz',
+                 'visual': f'image_features_{self.category}.b'}
+        return {kind: file for kind, file in files.items()
+                if kind == 'reviews' or kind in self.modalities}
 
     @property
     def processed_file_names(self) -> list[str]:
@@ -193,12 +197,12 @@ class AmazonReviews(SplitDataset):
 
     @property
     def processed_dir(self) -> str:
-        return osp.join(self.root, 'processed', self._key)
+        return str(Path(self.root, 'processed', self._key))
 
     @property
     def features_dir(self) -> str:
         r"""The folder of the processed features, one :obj:`.npy` each."""
-        return osp.join(self.root, 'features', self._key)
+        return str(Path(self.root, 'features', self._key))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -228,7 +232,7 @@ class AmazonReviews(SplitDataset):
     def download(self) -> None:
         for name, path in zip(self.raw_file_names, self.raw_paths,
                               strict=True):
-            if osp.exists(path):
+            if Path(path).exists():
                 continue
             base = self.base_url or (
                 self.images_url if name.endswith('.b') else self.reviews_url)
@@ -236,25 +240,23 @@ class AmazonReviews(SplitDataset):
                      self.checksums.get(name), progress=self.progress)
 
     def process(self) -> None:
-        paths = dict(zip(['reviews', *('textual', 'visual')],
-                         [self.raw_paths[0], None, None], strict=True))
-        for name, path in zip(self.raw_file_names, self.raw_paths,
-                              strict=True):
-            if name in self.checksums:
-                verify(path, self.checksums[name])
-            if name.startswith('meta_'):
-                paths['textual'] = path
-            elif name.endswith('.b'):
-                paths['visual'] = path
-        index = osp.join(self.processed_dir, INDEX)
-        if osp.exists(index):  # From here on there is none, until it is whole.
-            os.unlink(index)
-        data, texts = self._interactions(paths)
-        with partial_folder(self.features_dir) as folder:
-            data = self._features(data, paths, texts, folder)
-        with partial_folder(self.processed_dir) as folder:
-            write_splits(folder, self.split(data), self.settings,
-                         self.features_dir)
+        paths = dict(zip(self._raw_files, self.raw_paths, strict=True))
+        index = Path(self.processed_dir, INDEX)
+        with alone(Path(self.root)) as locked:
+            if locked and index.exists() and not self.force_reload:
+                return  # Another process made it while this one waited.
+            for name, path in zip(self.raw_file_names, self.raw_paths,
+                                  strict=True):
+                if name in self.checksums:
+                    verify(path, self.checksums[name])
+            # From here on there is no dataset, until it is whole.
+            index.unlink(missing_ok=True)
+            data, texts = self._interactions(paths)
+            with partial_folder(Path(self.features_dir), locked) as folder:
+                data = self._features(data, paths, texts, folder)
+            with partial_folder(Path(self.processed_dir), locked) as folder:
+                write_splits(folder, self.split(data), self.settings,
+                             Path(self.features_dir))
 
     def _interactions(
         self,
@@ -290,7 +292,7 @@ class AmazonReviews(SplitDataset):
         data: HeteroData,
         paths: dict[str, Any],
         texts: dict[str, str],
-        folder: str,
+        folder: Path,
     ) -> HeteroData:
         items: IdMap = data['item'].raw_id
         report = report_of(data)
@@ -302,9 +304,9 @@ class AmazonReviews(SplitDataset):
                 self.encoder)
             masks['textual'] = np.array([x in texts for x in items])
             matrix[~masks['textual']] = 0
-            save_npy(osp.join(folder, 'textual.npy'), matrix)
+            save_npy(folder / 'textual.npy', matrix)
         if 'visual' in self.modalities:
-            image = reserve(osp.join(folder, 'visual.npy'),
+            image = reserve(folder / 'visual.npy',
                             (len(items), IMAGE_CHANNELS), np.float32)
             masks['visual'] = read_images(paths['visual'], items, image,
                                           report)
@@ -319,7 +321,7 @@ class AmazonReviews(SplitDataset):
                           f"of {len(items)} items have no '{name}' feature; "
                           f"they are masked")
             if not mask.all():
-                save_npy(osp.join(folder, f'{name}_mask.npy'), mask)
+                save_npy(folder / f'{name}_mask.npy', mask)
         data.report = report
         return data
 
@@ -362,9 +364,6 @@ def draw_users(
     return out
 
 
-# Private ######################################################################
-
-
 def _restrict(data: HeteroData, end: int, keep: np.ndarray) -> HeteroData:
     r"""Leaves out the interactions of users (or items) that are not kept;
     their rows stay, without interactions, for the core to take away.
@@ -385,5 +384,3 @@ def _restrict(data: HeteroData, end: int, keep: np.ndarray) -> HeteroData:
     out.report = report_of(data)
     set_ids(out, data['user'].raw_id, data['item'].raw_id)
     return out
-
-
