@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from splits import same_splits
 
 from torch_promptmm.data import (
-    HashingTfidf,
+    TfidfSVD,
     LeaveOneOutSplit,
     TemporalSplit,
     item_ids,
@@ -122,7 +122,7 @@ def test_literals_and_json_are_alike(literals: bool, tmp_path: Path) -> None:
 def test_arguments_make_another_dataset(root: Path) -> None:
     a = AmazonReviews(root)
     b = AmazonReviews(root, split=TemporalSplit(0.2, 0.2),
-                      encoder=HashingTfidf(64), require=['visual', 'textual'])
+                      encoder=TfidfSVD(64), require=['visual', 'textual'])
     assert b.num_items == 28 and b.statistics['features']['textual'] == 64
     assert b[0].report.count('no visual or no textual') == 2
     assert 'visual_mask' not in b[0]['item']

@@ -12,10 +12,9 @@ from torch_geometric.data import HeteroData
 
 from ._features import BLOCK_NUMEL, MASK_SUFFIX
 from .contract import EdgeType, read_graph
-from .csv_scan import shorten
 from .feature_files import read_source
 from .ids import IdMap, item_ids
-from .report import Report, report_of
+from .report import Report, report_of, shorten
 
 PathLike = str | os.PathLike[str]
 ID_FILES = ('{}_ids.txt', '{}_ids.json', '{}_ids.npy', '{}.ids', 'ids.txt',

@@ -85,13 +85,13 @@ def test_tiktok(tiktok_root: Path, tmp_path: Path) -> None:
 ERRORS = {
     'no label': ('userID\titemID\n0\t0\n', 3, "'x_label', which .* does not"),
     'unknown label': (HEAD + BODY + '0\t2\t1\t1\t3\n', 3,
-                      "line 6 .*'3'.*must be 0, 1 or 2"),
+                      'row 6: x_label must be 0, 1 or 2'),
     'ids that are text': (HEAD + 'anna\t0\t1\t1\t0\n', 3,
                           "user 'anna' is no plain integer"),
     'negative id': (HEAD + BODY + '0\t-2\t1\t1\t0\n', 3,
-                    'line 6 .*negative'),
+                    'row 6: .*negative'),
     'too few features': (HEAD + BODY, 2, 'item 2, but there are 2 items'),
-    'cut off': (HEAD + BODY + '0\t2', 3, 'line 6: 2 fields'),
+    'cut off': (HEAD + BODY + '0\t2', 3, 'Row #6: Expected 5 columns, got 2'),
     'commas': ((HEAD + BODY).replace('\t', ','), 3, "'user' names"),
     'nothing': (HEAD, 3, 'no interaction is left'),
 }

@@ -12,19 +12,18 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.files import atomic_path
 
-from ..columns import read_ids, read_ratings
+from ..columns import number_ids, to_numbers
 from ..contract import (
     DEFAULT_EDGE_TYPE,
     EdgeType,
     check_same_entities,
     read_graph,
 )
-from ..csv_scan import rows_of
+from ..frame import read_frame
 from ..ids import IdMap, item_ids, set_ids, user_ids
 from ..interactions import from_splits
 from ..report import Report
 from ..split import Split
-from ..tables import TextFormat, read_table
 from ._features import number_of, read_features, read_sidecar, write_features
 
 USER, ITEM, LABEL = 'userID', 'itemID', 'x_label'
@@ -74,26 +73,27 @@ def read_mmrec(
     root = osp.expanduser(os.fspath(root))
     path = _inter_file(root, name)
     report = Report()
-    table = read_table(path, {'user': USER, 'item': ITEM, 'rating': LABEL},
-                       TextFormat(sep='\t'))
+    frame = read_frame(path, {'user': USER, 'item': ITEM, 'rating': LABEL},
+                       sep='\t')
     columns = []
     for role in ('user', 'item'):
-        rows, ids = read_ids(table, role, 'int', report)
+        rows, ids = number_ids(frame, role, 'int', report)
         number = np.array([*ids.to_list(), -1], dtype=np.int64)[rows]
-        if (number[rows >= 0] < 0).any():
-            place = table.locate(role, lambda x: x.strip().startswith('-'))
-            raise ValueError(f'{place}: a {role} has a negative number')
+        bad = (number < 0) & (rows >= 0)
+        if bad.any():
+            raise ValueError(f'{frame.place(int(bad.argmax()))}: a {role} has '
+                             f'a negative number')
         columns.append(number)
     user, item = columns
-    label: Any = read_ratings(table)
+    label: Any = to_numbers(frame, 'rating')
     missing = (user < 0) | (item < 0) | ~np.isfinite(label)
     report.repair(int(missing.sum()), f'rows of {path} without user, item or '
                                       f'{LABEL} were left out')
+    bad = ~np.isin(label, [0, 1, 2]) & ~missing
+    if bad.any():
+        raise ValueError(f'{frame.place(int(bad.argmax()))}: {LABEL} must be '
+                         f'0, 1 or 2')
     user, item, label = user[~missing], item[~missing], label[~missing]
-    if not np.isin(label, [0, 1, 2]).all():
-        place = table.locate('rating', lambda x: x.strip() not in (
-            '0', '1', '2', '0.0', '1.0', '2.0', ''))
-        raise ValueError(f'{place}: {LABEL} must be 0, 1 or 2')
     if len(user) == 0:
         raise ValueError(f'{path}: no interaction is left ({report})')
 
@@ -186,8 +186,13 @@ def _read_ids(root: str, kind: str, size: int) -> IdMap | None:
     path = osp.join(root, file)
     if not osp.isfile(path):
         return None
-    rows = rows_of(path, '\t', 'utf-8-sig')
-    _, head = next(rows, (0, []))
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as f:
+            reader = csv.reader(f, delimiter='\t', strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'{path}: cannot be read ({error})') from error
+    _, head = rows.pop(0) if rows else (0, [])
     if column not in head or len(head) != 2:
         raise ValueError(f'{path}: must have the columns <raw id> and '
                          f'{column} (got {head})')

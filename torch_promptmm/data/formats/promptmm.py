@@ -18,11 +18,10 @@ from ..contract import (
     check_same_entities,
     read_graph,
 )
-from ..csv_scan import shorten
 from ..extras import import_extra
 from ..ids import IdMap, item_ids, set_ids, user_ids
 from ..interactions import from_splits
-from ..report import Report
+from ..report import Report, shorten
 from ..split import Split
 from ..unpickle import read_pickle
 from ._features import number_of, read_features, read_sidecar, write_features
