@@ -30,7 +30,7 @@ ERRORS = {
     'column twice': ('t.csv', b'user,item,user\na,x,b\n', {},
                      "column 'user' 2 times"),
     'truncated last record': ('t.csv', HEAD + GOOD + b'c,z', {},
-                              't.csv: .*Row #4: Expected 4 columns, got 2: c,z'),
+                              't.csv: .*Row #4: Expected 4 columns, got 2'),
     'unquoted separator': ('t.csv', HEAD + b'a,x,y,5,1\n', {},
                            't.csv: .*Row #2: Expected 4 columns, got 5'),
     'too few fields': ('t.csv', HEAD + GOOD + b'c,z,1\n' + GOOD, {},
@@ -41,7 +41,7 @@ ERRORS = {
         't.csv', b'item,user\nx,a\ny,"b\nz,c\n', {},
         't.csv: a quote in the last row, row 3, is never closed'),
     'line break in an id': ('t.csv', b'user,item\n"a\nb",x\n', {},
-                            "t.csv, row 2: the user id .*'a.*b' has a line break"),
+                            "row 2: the user id 'a.*b' has a line break"),
     'control character in an id': ('t.csv', b'user,item\na\x00b,x\n', {},
                                    't.csv, row 2: .*control character'),
     'latin-1 bytes': ('t.csv', HEAD + GOOD + b'Z\xfcrich,x,5,1\n', {},
@@ -59,8 +59,8 @@ ERRORS = {
                       "t.csv: .*Row #4: .*invalid value 'soon'; correct"),
     'date of another format': ('t.csv', b'user,item,time\na,x,13.03.2011\n',
                                {'time': 'time'},
-                               "t.csv, row 2: the time '13.03.2011' is no date of "
-                               'the format ISO 8601'),
+                               "t.csv, row 2: the time '13.03.2011' is no "
+                               'date of the format ISO 8601'),
     'date gone wrong later': (
         't.csv', b'user,item,time\na,x,2011-03-13\nb,x,2011-99-13\n',
         {'time': 'time'}, "t.csv, row 3: the time '2011-99-13'"),
@@ -102,7 +102,8 @@ def test_error(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('tail', [
-    b'"good\n', b'"good', b'"', b'"good""', b'"good\nb,y,bad', b'"a\n\nb"",x,c\n',
+    b'"good\n', b'"good', b'"', b'"good""', b'"good\nb,y,bad',
+    b'"a\n\nb"",x,c\n',
 ])
 def test_file_that_ends_within_quotes(tail: bytes, tmp_path: Path) -> None:
     # In a column that nobody asks for, Arrow takes it without a word.
@@ -241,8 +242,8 @@ def test_bad_frames() -> None:
         read_interactions(table, rating='rating')
     with pytest.raises(ValueError, match="'user' names the column 'who'"):
         read_interactions(table, user='who')
-    with pytest.raises(TypeError, match='must be the path of a file, a DataFrame, or '
-                       'have __arrow_c_stream__'):
+    with pytest.raises(TypeError, match='must be the path of a file, a '
+                       'DataFrame, or have __arrow_c_stream__'):
         read_interactions([1, 2])
     table['time'] = ['sooner']
     with pytest.raises(ValueError, match="DataFrame, row 0: .*'sooner'"):

@@ -8,7 +8,6 @@ import pytest
 
 from torch_promptmm.data import SentenceEncoder, TfidfSVD
 
-
 TEXTS = ['Red running shoes', 'red SHOES, running; red_red', 'blue kettle',
          'Kettle: blue steel', '', '!?', 'a steel lamp 2', 'lamp 2']
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from splits import same_splits
 
 from torch_promptmm.data import (
-    TfidfSVD,
     LeaveOneOutSplit,
     TemporalSplit,
+    TfidfSVD,
     item_ids,
     read_graph,
     user_ids,
@@ -71,7 +71,7 @@ def test_from_the_server_to_the_graphs(raw: Path, tmp_path: Path) -> None:
                 test[EDGE].edge_label_index.size(1)]) == 400
     graph = read_graph(train, need_features=True)
     assert {k: list(v.shape) for k, v in graph.features.items()} == {
-        'textual': [30, 1024], 'visual': [30, 4096]}
+        'textual': [30, 512], 'visual': [30, 4096]}
     items = item_ids(train)
     assert items.kind == 'str' and '0000000003' in items
     assert user_ids(train)[0].startswith('A0')

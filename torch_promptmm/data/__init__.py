@@ -11,7 +11,12 @@ from torch_promptmm.data.contract import (
 )
 from torch_promptmm.data.features import add_feature_folder, add_features
 from torch_promptmm.data.filtering import KCore, k_core
-from torch_promptmm.data.formats import read_mmrec, read_promptmm, write_mmrec, write_promptmm
+from torch_promptmm.data.formats import (
+    read_mmrec,
+    read_promptmm,
+    write_mmrec,
+    write_promptmm,
+)
 from torch_promptmm.data.ids import IdMap, id_maps, item_ids, set_ids, user_ids
 from torch_promptmm.data.interactions import from_interactions, from_splits
 from torch_promptmm.data.npy import load_npy, save_npy

@@ -58,9 +58,9 @@ def number_ids(
     elif _is_text(column.type) or pa.types.is_null(column.type):
         rows, ids = _clean(frame, role, *_encode(column), report)
     else:
-        raise TypeError(f"{frame.where}: the {role} ids must be strings or "
-                        f"integers (got {column.type}); convert the column "
-                        f"with .astype(str)")
+        raise TypeError(f'{frame.where}: the {role} ids must be strings or '
+                        f'integers (got {column.type}); convert the column '
+                        f'with .astype(str)')
     whole = pc.match_substring_regex(ids, INTEGER)
     if id_type == 'int' and not pc.all(whole, min_count=0).as_py():
         bad = ids[pc.index(whole, False).as_py()].as_py()

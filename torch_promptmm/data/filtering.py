@@ -7,7 +7,6 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_int
-
 from torch_promptmm.data.contract import EdgeType, read_graph
 from torch_promptmm.data.split import check_unsplit
 from torch_promptmm.data.subgraph import subgraph

@@ -4,7 +4,6 @@ import copy
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 

@@ -9,7 +9,6 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_float, check_int
-
 from torch_promptmm.data.contract import EdgeType
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.split import (
