@@ -27,17 +27,6 @@ def number_ids(
 ) -> tuple[np.ndarray, IdMap]:
     r"""The rows of a column of ids :math:`[N]`, ``-1`` where there is none,
     and the ids that they stand for in the order of their first appearance.
-
-    Args:
-        frame (Frame): The table.
-        role (str): The column, ``user`` or ``item``.
-        id_type (str): ``"auto"``, ``"str"`` or ``"int"``.
-        report (Report): Where repairs are noted.
-
-    Raises:
-        TypeError: If the ids are neither text nor integers.
-        ValueError: If one has a control character, or is no integer where
-            these are asked for.
     """
     pa = import_extra('pyarrow', 'tables', 'Reading a table')
     pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
@@ -121,15 +110,7 @@ def _clean(
 
 
 def to_numbers(frame: Frame, role: str) -> np.ndarray:
-    r"""A column as floats :math:`[N]`, NaN where there is none.
-
-    Args:
-        frame (Frame): The table.
-        role (str): The column, ``rating`` or ``time``.
-
-    Raises:
-        ValueError: If one of them is no number.
-    """
+    r"""A column as floats :math:`[N]`, NaN where there is none."""
     pa = import_extra('pyarrow', 'tables', 'Reading a table')
     column = frame.table[role]
     try:
@@ -152,15 +133,6 @@ def read_times(
 ) -> np.ndarray:
     r"""The column of times in milliseconds since 1970 :math:`[N]`, NaN where
     there is none.
-
-    Args:
-        frame (Frame): The table.
-        unit (str, optional): The unit of numbers, or :obj:`None`.
-        time_format (str, optional): The format of text, or :obj:`None`.
-        report (Report): Where repairs are noted.
-
-    Raises:
-        ValueError: If one of them is no time.
     """
     pa = import_extra('pyarrow', 'tables', 'Reading a table')
     if unit is not None and unit not in TO_MS:

@@ -34,19 +34,11 @@ END = '\x1a'  # The user of the row that is read after the last one.
 
 @dataclass
 class Frame:
-    r"""The columns of one source.
-
-    Args:
-        table (pyarrow.Table): A column for each role: ``user``, ``item`` and,
-            where they are asked for, ``rating`` and ``time``.
-        where (str): How an error calls the source.
-        is_text (bool): If everything in the source was text.
-        first (int): The number of the first row.
-    """
-    table: Any
-    where: str
-    is_text: bool = False
-    first: int = 0
+    r"""The columns of one source."""
+    table: Any  # Of pyarrow, a column for each role.
+    where: str  # How an error calls the source.
+    is_text: bool = False  # If everything in the source was text.
+    first: int = 0  # The number of the first row.
 
     def place(self, row: int) -> str:
         r"""How an error calls a row. In a text file the first row of all, be
@@ -60,13 +52,9 @@ def read_frame(
     wanted: dict[str, Column],
     **text: Any,
 ) -> Frame:
-    r"""Reads the wanted columns of a file or a data frame.
-
-    Args:
-        source (Any): The path of a file, a pandas data frame, or anything
-            with :meth:`__arrow_c_stream__`.
-        wanted (dict[str, str | int]): The column of each role.
-        **text (optional): How to read a text file, see :class:`_TextFile`.
+    r"""Reads the wanted columns, by role, of a file, a pandas data frame, or
+    anything with :meth:`__arrow_c_stream__`; ``text`` is how to take a text
+    file apart, see :class:`_TextFile`.
     """
     pa = import_extra('pyarrow', 'tables', 'Reading a table')
     if isinstance(source, (str, os.PathLike)):
@@ -96,12 +84,9 @@ def read_frame(
                         f"{type(source).__name__})")
     table = pa.RecordBatchReader.from_stream(source).read_all()
     where = f'the {type(source).__name__}'
-    return Frame(_roles(pa, table, wanted, where), where)
-
-
-def _roles(pa: Any, table: Any, wanted: dict[str, Column], where: str) -> Any:
     places = _find(table.column_names, wanted, where)
-    return pa.table({role: table[at] for role, at in places.items()})
+    return Frame(table.select(list(places.values())).rename_columns(
+        list(places)), where)
 
 
 def _find(
@@ -180,19 +165,9 @@ class _WithEnd:
 
 @dataclass
 class _TextFile:
-    r"""A text file of fields.
-
-    Args:
-        path (Path): The file.
-        sep (str, optional): The separator of fields; from the name of the
-            file if :obj:`None`.
-        encoding (str): The encoding.
-        header (bool): If the first row names the columns.
-        quote (str, optional): The character around quoted fields.
-        decimal (str): The decimal point.
-    """
+    r"""A text file of fields."""
     path: Path
-    sep: str | None = None
+    sep: str | None = None  # That of the name of the file.
     encoding: str = 'utf-8'
     header: bool = True
     quote: str | None = '"'
@@ -225,12 +200,11 @@ class _TextFile:
                 table = self._read(wanted, files)
         except (pa.ArrowException, UnicodeError) as error:
             hint = 'was the file cut off, or is a quote never closed?'
-            number = re.search("to double: invalid value '(.*)'", str(error))
-            if number:
+            if re.search("to double: invalid value '.*,", str(error)):
+                hint = "for a decimal comma pass decimal=','"
+            elif 'to double' in str(error):
                 hint = ('correct the number, or leave it empty to have the '
                         'row left out')
-                if ',' in number[1] and self.decimal == '.':
-                    hint = "for a decimal comma pass decimal=','"
             elif isinstance(error, UnicodeError) or 'UTF8' in str(error):
                 hint = ("name its encoding, such as encoding='latin-1' (a "
                         'file in two encodings has to be repaired first)')

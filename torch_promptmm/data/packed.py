@@ -24,15 +24,7 @@ def open_packed(path: Path) -> IO[bytes]:
 
 
 def raise_broken(where: object, error: BaseException) -> NoReturn:
-    r"""Reports a file that cannot be read to its end.
-
-    Args:
-        where (object): The file, and the place in it.
-        error (Exception): One of :obj:`BROKEN`.
-
-    Raises:
-        ValueError: Always.
-    """
+    r"""Reports a file, or a place in one, that cannot be read to its end."""
     why = ('is cut off' if isinstance(error, EOFError)
            else f'is damaged ({error})')
     raise ValueError(f'{where}: the compressed file {why}; delete it and '

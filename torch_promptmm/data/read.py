@@ -173,12 +173,12 @@ def assemble(
         columns (dict[str, numpy.ndarray]): The rows of ``user`` and ``item``
             :math:`[N]`, ``-1`` where missing, and, where they are known,
             ``rating`` and ``time`` :math:`[N]` in milliseconds, NaN where
-            missing. Emptied, for the sake of memory.
-        maps (dict[str, IdMap]): What the rows of ``user`` and ``item`` stand
-            for.
+            missing. Changed, for the sake of memory.
+        maps (dict[str, IdMap]): What the rows of users and items stand for.
         where (str): How a warning calls the source.
         report (Report): Where repairs are noted.
-        min_rating (float, optional): See there. (default: :obj:`None`)
+        min_rating (float, optional): See there, as for the other ones.
+            (default: :obj:`None`)
         given (dict[str, IdMap], optional): All the users or items there are.
             (default: :obj:`None`)
         unknown (str, optional): See there. (default: :obj:`"error"`)
@@ -233,33 +233,19 @@ def _take_latest(
     report: Report,
 ) -> None:
     r"""Sorts by (user, item) and keeps the latest of equal rows."""
-    key = columns['user'].astype(np.int64) * num_items + columns['item']
-    size = len(key)
-    time = columns.get('time')
-    if len(columns) == 2:  # Nothing hangs on which one stays.
-        unique = np.unique(key)
-        columns['user'], columns['item'] = np.divmod(unique, num_items)
-        size_left = len(unique)
-    else:
-        order = None
-        if time is not None and not bool((time[1:] >= time[:-1]).all()):
-            order = np.argsort(time, kind='stable')
-            key = key[order]
-        key, again = stable_sort(key)
-        order = again if order is None else order[again]
-        last = np.append(key[1:] != key[:-1], np.ones(min(size, 1), bool))
-        _take(columns, order[last])
-        size_left = len(columns['user'])
-    report.repair(size - size_left,
+    time = columns.get('time', np.empty(0))
+    if not bool((time[1:] >= time[:-1]).all()):
+        _take(columns, np.argsort(time, kind='stable'))
+    key, order = stable_sort(
+        columns['user'].astype(np.int64) * num_items + columns['item'])
+    last = np.append(key[1:] != key[:-1], np.ones(min(len(key), 1), bool))
+    _take(columns, order[last])
+    report.repair(len(key) - int(last.sum()),
                   f'repeated interactions of {where} were left out', 5)
 
 
 def stable_sort(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""The sorted keys, and the order that sorts them.
-
-    Args:
-        key (numpy.ndarray): Integers :math:`[N]`, none below zero.
-    """
+    r"""The sorted keys, none below zero, and the order that sorts them."""
     bits = len(key).bit_length()
     if len(key) and int(key.max()).bit_length() + bits <= 63:
         # Key and place in one number: sorting numbers is twice as fast as
