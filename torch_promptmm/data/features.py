@@ -14,7 +14,6 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.data.contract import EdgeType, read_graph
-from torch_promptmm.data.csv_scan import shorten
 from torch_promptmm.data.ids import IdMap, item_ids
 from torch_promptmm.data.matrices import (
     TABLES,
@@ -23,7 +22,7 @@ from torch_promptmm.data.matrices import (
     read_source,
 )
 from torch_promptmm.data.modalities import BLOCK_NUMEL, MASK_SUFFIX
-from torch_promptmm.data.report import Report, report_of
+from torch_promptmm.data.report import Report, report_of, shorten
 
 FLOATS = (np.float16, np.float32, np.float64)
 ID_FILES = ('{}_ids.txt', '{}_ids.json', '{}_ids.npy', '{}.ids', 'ids.txt',

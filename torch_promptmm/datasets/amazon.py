@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_int
-from torch_promptmm.data.assemble import assemble
-from torch_promptmm.data.csv_scan import shorten
+from torch_promptmm.data.columns import to_milliseconds
 from torch_promptmm.data.filtering import KCore, k_core
-from torch_promptmm.data.ids import IdMap, set_ids
+from torch_promptmm.data.ids import IdMap
 from torch_promptmm.data.npy import save_npy
-from torch_promptmm.data.report import Report, report_of
-from torch_promptmm.data.text import HashingTfidf, check_encoded
-from torch_promptmm.data.times import to_milliseconds
+from torch_promptmm.data.read import assemble
+from torch_promptmm.data.report import Report, report_of, shorten
+from torch_promptmm.data.subgraph import subgraph
+from torch_promptmm.data.text import TfidfSVD, check_encoded
 from torch_promptmm.data.transforms import InteractionSplit, RandomUserSplit
 from torch_promptmm.datasets._lock import alone
 from torch_promptmm.datasets.amazon_raw import (
@@ -91,7 +92,7 @@ class AmazonReviews(SplitDataset):
             (default: :obj:`("visual", "textual")`)
         encoder (callable, optional): From a list of texts to a float array,
             one row a text. If :obj:`None`,
-            :class:`~torch_promptmm.data.HashingTfidf` with 1,024 columns.
+            :class:`~torch_promptmm.data.TfidfSVD` with 512 columns.
             Its :meth:`repr` tells one encoder from another.
             (default: :obj:`None`)
         split (InteractionSplit, optional): If :obj:`None`,
@@ -169,7 +170,7 @@ class AmazonReviews(SplitDataset):
         self.modalities = tuple(x for x in MODALITIES
                                 if x in modalities or x in require)
         self.require = tuple(x for x in MODALITIES if x in require)
-        self.encoder = HashingTfidf() if encoder is None else encoder
+        self.encoder = TfidfSVD() if encoder is None else encoder
         self.split = RandomUserSplit() if split is None else split
         self.seed = check_int('seed', seed)
         self.urls, self.base_url = dict(urls or {}), base_url
@@ -265,10 +266,11 @@ class AmazonReviews(SplitDataset):
         r"""The filtered interactions, and the texts if they were read."""
         report = Report()
         rows, maps = read_reviews(paths['reviews'])
-        missing = ~np.isfinite(rows[3])
-        rows[3] = to_milliseconds(rows[3])[0]
-        data = assemble(rows, maps, paths['reviews'], report, missing,
-                        self.min_rating)
+        columns = dict(zip(('user', 'item', 'rating', 'time'), rows,
+                           strict=True))
+        columns['time'] = to_milliseconds(columns['time'])[0]
+        data = assemble(columns, {'user': maps[0], 'item': maps[1]},
+                        paths['reviews'], report, self.min_rating)
         texts: dict[str, str] = {}
         if self.require:
             items: IdMap = data['item'].raw_id
@@ -375,12 +377,4 @@ def _restrict(data: HeteroData, end: int, keep: np.ndarray) -> HeteroData:
         raise ValueError(f'No interaction is left of the '
                          f'{store.edge_index.size(1)} there were '
                          f'({report_of(data)})')
-    out = HeteroData()
-    out['user'].num_nodes = data['user'].num_nodes
-    out['item'].num_nodes = data['item'].num_nodes
-    for name, value in store.items():
-        out[edge_type][name] = (value[:, mask] if name == 'edge_index'
-                                else value[mask])
-    out.report = report_of(data)
-    set_ids(out, data['user'].raw_id, data['item'].raw_id)
-    return out
+    return subgraph(data, edge_type, edges=torch.from_numpy(mask))

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from torch_promptmm.data.csv_scan import BROKEN, raise_broken, shorten
 from torch_promptmm.data.ids import IdMap
-from torch_promptmm.data.report import Report
+from torch_promptmm.data.packed import BROKEN, raise_broken
+from torch_promptmm.data.report import Report, shorten
 
 MAX_LINE = 1 << 24
 ASIN = re.compile(rb"""['"]asin['"]\s*:\s*['"]([^'"\\]{1,64})['"]""")

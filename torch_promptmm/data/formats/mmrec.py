@@ -140,7 +140,7 @@ def _read_interactions(path: Path, report: Report) -> tuple[np.ndarray, ...]:
         rows = table.read_csv(
             path,
             table.ReadOptions(use_threads=False),  # It tells the row then.
-            table.ParseOptions(delimiter='\t'),
+            table.ParseOptions(delimiter='\t', quote_char=False),
             table.ConvertOptions(column_types=types,
                                  include_columns=list(types)))
     except pa.ArrowException as error:

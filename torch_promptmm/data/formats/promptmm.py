@@ -10,7 +10,6 @@ import numpy as np
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
-from torch_promptmm.data.csv_scan import shorten
 from torch_promptmm.data.extras import import_extra
 from torch_promptmm.data.formats._folder import (
     check_folder,
@@ -18,7 +17,7 @@ from torch_promptmm.data.formats._folder import (
     write_common,
 )
 from torch_promptmm.data.ids import IdMap, item_ids, user_ids
-from torch_promptmm.data.report import Report
+from torch_promptmm.data.report import Report, shorten
 from torch_promptmm.data.split import Split
 from torch_promptmm.data.unpickle import read_pickle
 from torch_promptmm.files import atomic_path
