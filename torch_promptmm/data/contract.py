@@ -22,13 +22,13 @@ from torch_promptmm.data._edges import (
     union_edges,
     unique_edges,
 )
-from torch_promptmm.data._features import (
+from torch_promptmm.data.modalities import (
     MASK_SUFFIX,
     check_feature,
     check_rows,
     find_modalities,
 )
-from torch_promptmm.data._features import check_finite as _check_finite
+from torch_promptmm.data.modalities import check_finite as _check_finite
 
 DEFAULT_EDGE_TYPE: EdgeType = ('user', 'interacts', 'item')
 SPLIT_HINT = ("RandomLinkSplit(..., edge_types=[{edge_type}], "

@@ -19,17 +19,17 @@ from torch_promptmm.data._edges import (
     union_edges,
     unique_edges,
 )
-from torch_promptmm.data._features import (
-    MASK_SUFFIX,
-    check_feature,
-    check_finite,
-    check_rows,
-)
 from torch_promptmm.data.contract import (
     DEFAULT_EDGE_TYPE,
     EdgeType,
     check_edge_type,
     warn_identical_splits,
+)
+from torch_promptmm.data.modalities import (
+    MASK_SUFFIX,
+    check_feature,
+    check_finite,
+    check_rows,
 )
 
 Array = Any  # A numpy array, a torch tensor, or nested lists of ids.

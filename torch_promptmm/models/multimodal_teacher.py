@@ -206,8 +206,7 @@ class MultimodalTeacher(RankingModel):
         return self.reductions[modality_key(name)]  # type: ignore
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module; the statistics of
-        the features and the prompt stay."""
+        r"""Resets all learnable parameters; statistics and prompt stay."""
         self.backbone.reset_parameters()
         for name in self.modalities:
             self.reduction(name).reset_parameters()
@@ -335,8 +334,7 @@ class MultimodalTeacher(RankingModel):
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
     ) -> ModelOutput:
-        r"""Returns user and item embeddings, fused and of each modality; see
-        :meth:`RankingModel.forward`."""
+        r"""Returns fused embeddings and those of each modality."""
         weight = self.backbone.item_embedding.weight
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype, batch=True)
