@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from allocations import Largest
 from graphs import NUM_ITEMS, NUM_USERS, random_edges, to_graph
 from numpy.typing import NDArray
 from torch.testing import assert_close
@@ -73,6 +74,15 @@ def test_columns_beyond_the_width_are_zero() -> None:
     for a, b in zip(want, out, strict=True):
         assert b.size(1) == WIDTH + 4 and b[:, WIDTH:].abs().sum() == 0
         assert_close(a, b[:, :WIDTH])
+
+
+def test_no_table_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 2000)
+    user, item = torch.randn(3000, 16).half(), torch.randn(2000, 16).half()
+    weight = torch.rand(3000)
+    with Largest(user, item, weight) as largest:
+        compress(user, item, 2, weight)
+    assert largest.numel == 3000 * 2  # What it returns.
 
 
 def test_narrow_tables_and_empty_ones() -> None:
