@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from allocations import Largest
 from graphs import (
     LAYOUTS,
     NUM_ITEMS,
@@ -21,7 +22,8 @@ from torch.testing import assert_close
 
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.models import ContentExpert, content_expert
-from torch_promptmm.nn import feature_matmul
+from torch_promptmm.nn import UserItemGraph, feature_matmul
+from torch_promptmm.nn.standard_rows import StandardRows
 
 WIDTHS = {'a': 7, 'b': 3}
 MASK = torch.arange(NUM_ITEMS) % 4 > 0
@@ -160,6 +162,21 @@ def test_autocast_changes_nothing() -> None:
     with torch.autocast('cpu', torch.bfloat16):
         out = model(graph)
     assert torch.equal(out.user, want.user)
+
+
+def test_beside_the_tables_there_are_blocks(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_expert, '_BLOCK_SIZE', 4000)
+    monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 2000)
+    x, item, user = (torch.randn(n, 64) for n in (200, 200, 300))
+    graph = UserItemGraph(torch.stack([torch.randint(300, (600, )),
+                                       torch.randint(200, (600, ))]),
+                          300, 200)
+    model = ContentExpert(300, 200, {'a': 64})
+    model.set_features({'a': x})
+    with Largest(x, item, user) as largest:
+        model._fill(item, user, StandardRows(x), graph, graph.user_item)
+    assert 0 < largest.numel <= 4000 < item.numel()
 
 
 def test_from_data_and_config() -> None:
