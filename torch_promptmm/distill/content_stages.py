@@ -82,6 +82,9 @@ class ListStage(Stage):
             pair = (self.saved[0].to(data.graph.device),
                     self.saved[1].to(data.graph.device))
         lists = top_lists(*pair, data.known, settings.top_items)
+        # What a teacher says of users without interactions is arbitrary.
+        silent = data.graph.user_item.crow.diff() == 0
+        lists.scores.masked_fill_(silent.view(-1, 1), float('-inf'))
         temperature = settings.top_temperature * _spread(lists.scores)
         if settings.init == 'compress' and self.start:
             compress_into(student, data.graph, pair, temperature)

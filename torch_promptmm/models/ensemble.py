@@ -186,7 +186,8 @@ class Ensemble(RankingModel):
                              f"{list(fusion.weights)})")
         self._fusion.copy_(torch.tensor([
             fusion.popularity, fusion.cold_weight, fusion.rank, fusion.whole,
-            *(fusion.weights[name] for name in self.modalities)]))
+            *(fusion.weights[name] for name in self.modalities)
+        ], dtype=torch.double))
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:

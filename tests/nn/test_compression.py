@@ -11,9 +11,14 @@ from graphs import NUM_ITEMS, NUM_USERS, random_edges, to_graph
 from numpy.typing import NDArray
 from torch.testing import assert_close
 
-from torch_promptmm.distill import compress, ego_residual, solve_ego
 from torch_promptmm.models import LightGCN
-from torch_promptmm.nn import UserItemGraph, feature_matmul
+from torch_promptmm.nn import (
+    UserItemGraph,
+    compress,
+    ego_residual,
+    feature_matmul,
+    solve_ego,
+)
 
 WIDTH = 9
 
