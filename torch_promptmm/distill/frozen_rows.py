@@ -18,8 +18,7 @@ from torch_promptmm.nn.propagation import propagate
 
 
 class ConstantTables:
-    r"""The outputs of a teacher that does not change, of which rows are
-    looked up.
+    r"""The outputs of a teacher that does not change: rows are looked up.
 
     Args:
         output (tuple): Users, items, and optionally the modalities, as a

@@ -118,8 +118,8 @@ class RankingModel(torch.nn.Module):
     @classmethod
     def from_view(cls: type[Model], view: InteractionData,
                   hidden_channels: int, **kwargs: Any) -> Model:
-        r"""Builds a model from a graph that was read; a model that computes
-        something of it overrides it.
+        r"""Builds a model from a graph that is read. A model that computes
+        something from the graph overrides it.
 
         Args:
             view (InteractionData): The training graph.
@@ -177,7 +177,7 @@ class RankingModel(torch.nn.Module):
         num_ego: int = 0,
     ) -> ModelOutput:
         r"""Returns the rows of a training step. A model with tables
-        overrides it to name the rows of these, on which the L2 term falls.
+        overrides it to return their rows too, for the L2 term.
 
         Args:
             graph (UserItemGraph): The graph that is trained on.
@@ -206,7 +206,7 @@ class RankingModel(torch.nn.Module):
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
         r"""Sets the raw features of all items, by reference. A model that
-        computes something of them overrides it.
+        computes something from them overrides it.
 
         Args:
             features (dict): Features :math:`(|\mathcal{I}|, d_m)` of each
@@ -240,8 +240,8 @@ class RankingModel(torch.nn.Module):
             self.set_features(*self.select_features(view))
 
     def cache_features(self, graph: UserItemGraph | None) -> None:
-        r"""Computes what makes steps on a graph cheaper at the price of
-        memory, where the model knows of such; :obj:`None` lets go of it."""
+        r"""Spends memory to make steps on a graph cheaper, where the model
+        knows a way; :obj:`None` frees it."""
 
     def config(self) -> dict[str, Any]:
         r"""Returns plain values: :obj:`cls(**config)` has the same
@@ -332,8 +332,8 @@ def as_output(output: Any, name: str = 'model') -> ModelOutput:
 
 def check_output(output: ModelOutput, sizes: tuple[int, int],
                  name: str = 'model') -> ModelOutput:
-    r"""Returns what a model yields if there is a row for each user and
-    item, of which :obj:`sizes` are the numbers."""
+    r"""Returns what a model yields, if it has a row for each user and item;
+    :obj:`sizes` are their numbers."""
     pairs = {'': (output.user, output.item), **output.modalities}
     for modality, pair in pairs.items():
         of = f' for modality {modality!r}' if modality else ''

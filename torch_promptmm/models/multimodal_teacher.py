@@ -160,7 +160,7 @@ class MultimodalTeacher(RankingModel):
 
     @property
     def prompt(self) -> SoftPrompt | None:
-        r"""The prompt, shared with whoever trains it; not a submodule."""
+        r"""The prompt. It is shared, and so not a submodule."""
         return self.__dict__['_prompt']
 
     @prompt.setter

@@ -17,13 +17,11 @@ class _ByReference(dict[str, Tensor]):
 
 
 class ItemFeatures(torch.nn.Module):
-    r"""The raw features of all items, which a model that reads content
-    holds.
+    r"""The raw features of all items, for models that read content.
 
     They are held by reference: they are no buffers, are not in the state,
-    stay on their device, and copies of a module share them. A model that was
-    loaded from a file has none until :meth:`set` gives them again, and
-    :meth:`require` says so.
+    stay on their device, and copies of a module share them. A model from a
+    file has none: :meth:`require` says so, and :meth:`set` gives them again.
 
     Args:
         in_channels (dict): The width :math:`d_m` of each modality.
@@ -50,7 +48,7 @@ class ItemFeatures(torch.nn.Module):
 
     @property
     def available(self) -> bool:
-        r"""Whether the features are here."""
+        r"""Whether the features are set."""
         return len(self.tensors) > 0
 
     def set(self, features: Mapping[str, Tensor],
@@ -87,7 +85,7 @@ class ItemFeatures(torch.nn.Module):
         self.tensors, self.masks = _ByReference(), _ByReference()
 
     def require(self) -> None:
-        r"""Raises a :obj:`ValueError` if the features are not here."""
+        r"""Raises a :obj:`ValueError` if the features are not set."""
         if not self.available:
             raise ValueError(
                 'The model has no item features, which are never saved with '

@@ -1,4 +1,4 @@
-r"""What is served: embeddings, and what to recommend from them."""
+r"""What serves: embeddings, and recommendations from them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from torch_promptmm.serve.recommend import recommend
 
 
 class Recommender:
-    r"""A frozen result that recommends: one vector for each user and item,
-    whose dot product is the score, with what the users know and the ids that
-    the data has of its own.
+    r"""What serves: one vector for each user and item, whose dot product is
+    the score, with what the users have already and the data's own ids.
 
     It holds its embeddings: a model that is trained further does not change
     it.

@@ -19,7 +19,7 @@ class History(list):
         self.best_epoch = best_epoch
 
     def values(self, name: str) -> list[float]:
-        r"""The course of one entry, over the epochs that have it."""
+        r"""The values of one entry, in the epochs that have it."""
         return [record[name] for record in self if name in record]
 
     def state(self) -> str:

@@ -85,8 +85,7 @@ def train(
         min_epochs (int, optional): Runs, and keeps the weights of, no less
             than this many epochs. (default: :obj:`0`)
         eval_every (int, optional): Validates every :obj:`eval_every`
-            epochs.
-            (default: :obj:`1`)
+            epochs. (default: :obj:`1`)
         seed (int, optional): The seed of the run; :obj:`None` draws from
             torch's global generator. (default: :obj:`None`)
         progress (bool, optional): Shows a progress bar.
@@ -101,8 +100,8 @@ def train(
             atomically. (default: :obj:`None`)
         resume (bool, optional): Goes on from :obj:`checkpoint`, and starts
             anew where there is nothing yet. (default: :obj:`False`)
-        checkpoint_every (int, optional): Saves every so many epochs.
-            (default: :obj:`1`)
+        checkpoint_every (int, optional): Saves every
+            :obj:`checkpoint_every` epochs. (default: :obj:`1`)
         name (str, optional): The name of the run in the progress bar and
             the checkpoint. (default: :obj:`"train"`)
         module (torch.nn.Module, optional): Whose state the checkpoint
