@@ -138,6 +138,19 @@ def test_custom_loop(tmp_path: Path) -> None:
     assert re.search(r'^student loss .*: rank .*, emb ', out, re.M), out
 
 
+def test_teacher_of_the_custom_loop_stands_alone() -> None:
+    """It takes all it needs as arguments: it can be copied elsewhere."""
+    module = example('custom_loop')  # Importing it runs nothing.
+    torch.manual_seed(0)
+    edge_index = (torch.rand(7, 6) < 0.4).nonzero().t()
+    teacher = module.Teacher(7, 6, in_channels=5, channels=4)
+    user, item = teacher(UserItemGraph(edge_index, 7, 6), torch.randn(6, 5), {
+        ('user', 'interacts', 'item'): edge_index,
+        ('item', 'rev_interacts', 'user'): edge_index.flip(0),
+    })
+    assert user.shape == (7, 4) and item.shape == (6, 4)
+
+
 def test_quickstart(tmp_path: Path) -> None:
     out = output(tmp_path, 'quickstart')
     for model in ('teacher', 'student'):
