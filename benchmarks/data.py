@@ -2,10 +2,12 @@
 
     python benchmarks/data.py                      # 10 million interactions
     python benchmarks/data.py --size 1000000 --kinds csv
+    python benchmarks/data.py --size 3000000 --before ../checkout --repeats 5
 
-Each figure is of a process of its own. Beside it stands what pandas takes to
-read the same columns of the same file and do nothing with them ("pandas"), or
-to number the ids as well ("numbered").
+Each figure is of a process of its own; the readers take turns. Beside ours
+stands what pandas takes to read the same columns of the same file and do
+nothing with them ("pandas"), or to number the ids as well ("numbered"), and,
+with `--before`, what another checkout of this repository takes ("before").
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def make_table(folder: str, size: int, kinds: list[str]) -> None:
 def read(reader: str, path: str) -> None:
     """Prints the seconds, those of the processor (of all its cores), and the
     peak of memory, in MiB, of one reading."""
-    if reader != 'ours':
+    if reader in ('pandas', 'numbered'):
         import pandas as pd
         start, cpu = time.perf_counter(), time.process_time()
         table = (pd.read_csv(path, usecols=COLUMNS) if path.endswith('.csv')
@@ -73,10 +75,15 @@ def read(reader: str, path: str) -> None:
     print(seconds, cpu, peak, count)
 
 
-def measure(reader: str, path: str) -> tuple[float, float, float, int]:
+def measure(
+    reader: str,
+    path: str,
+    root: str,
+) -> tuple[float, float, float, int]:
     done = subprocess.run(
         [sys.executable, __file__, '--reader', reader, '--path', path],
-        capture_output=True, text=True, check=True)
+        capture_output=True, text=True, check=True,
+        env={**os.environ, 'PYTHONPATH': root})
     seconds, cpu, peak, count = done.stdout.split()
     return float(seconds), float(cpu), float(peak), int(count)
 
@@ -86,12 +93,17 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=10_000_000)
     parser.add_argument('--kinds', nargs='*', default=['parquet', 'csv'])
     parser.add_argument('--repeats', type=int, default=2)
+    parser.add_argument('--before', help='the folder of another checkout')
     parser.add_argument('--reader', help=argparse.SUPPRESS)
     parser.add_argument('--path', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.reader is not None:
         read(args.reader, args.path)
         return
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    roots = dict.fromkeys(['pandas', 'numbered', 'ours'], here)
+    if args.before:
+        roots['before'] = os.path.abspath(args.before)
     with tempfile.TemporaryDirectory() as folder:
         make_table(folder, args.size, args.kinds)
         print(f'{args.size:,} interactions; the best of {args.repeats} runs; '
@@ -100,17 +112,23 @@ def main() -> None:
               f'{"CPU / pandas":>13} {"MiB":>7} {"interactions":>13}')
         for kind in args.kinds:
             path = os.path.join(folder, f'table.{kind}')
-            base = None
-            for reader in ('pandas', 'numbered', 'ours'):
-                runs = [measure(reader, path) for _ in range(args.repeats)]
-                seconds = min(x[0] for x in runs)
-                cpu = min(x[1] for x in runs)
-                peak = max(x[2] for x in runs)
-                base = base or cpu
+            runs: dict = {reader: [] for reader in roots}
+            for _ in range(args.repeats):
+                for reader, root in roots.items():
+                    runs[reader].append(measure(reader, path, root))
+            base = min(x[1] for x in runs['pandas'])
+            for reader, found in runs.items():
+                seconds, cpu = (min(x[i] for x in found) for i in (0, 1))
                 print(f'{kind:8} {os.path.getsize(path) / 1e6:6.0f} '
                       f'{reader:8} {seconds:7.2f} {cpu:7.2f} '
-                      f'{cpu / base:13.1f} {peak:7.0f} '
-                      f'{runs[0][3]:13,}', flush=True)
+                      f'{cpu / base:13.1f} {max(x[2] for x in found):7.0f} '
+                      f'{found[0][3]:13,}', flush=True)
+            if args.before:
+                ratio = np.divide([x[1] for x in runs['ours']],
+                                  [x[1] for x in runs['before']])
+                print(f'{kind}: CPU time, ours / before, round by round: '
+                      f'{np.median(ratio):.2f} ({ratio.min():.2f} to '
+                      f'{ratio.max():.2f})')
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.nn import UserItemGraph, use_onednn
-from torch_promptmm.nn.graph import CSRMatrix
+from torch_promptmm.nn.csr import CSRMatrix
 from torch_promptmm.train import RankingObjective, RankingTask
 
 

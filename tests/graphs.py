@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from torch_promptmm.nn import UserItemGraph
 
@@ -78,3 +79,31 @@ WEIGHTED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     'SparseTensor': to_sparse_tensor,
     'UserItemGraph': to_graph,
 }
+
+
+UI = ('user', 'interacts', 'item')
+IU = ('item', 'rev_interacts', 'user')
+SEEDS = torch.tensor([4, 1])  # Users.
+
+
+def hand_made_batch(edge_index: Tensor) -> HeteroData:
+    """The neighbourhood of two users, as far as two steps look: the items
+    that they have (reverse edges lead from these to the users), and the
+    users that have those (forward edges), in an order as it comes."""
+    user, item = edge_index
+    items = item[torch.isin(user, SEEDS)].unique().flip(0)
+    others = user[torch.isin(item, items)].unique()
+    users = torch.cat([SEEDS, others[~torch.isin(others, SEEDS)]])
+
+    def local(n_id: Tensor, value: Tensor) -> Tensor:
+        return (value.view(-1, 1) == n_id).long().argmax(dim=1)
+
+    batch = HeteroData()
+    batch['user'].n_id, batch['item'].n_id = users, items
+    near = torch.isin(user, SEEDS)
+    batch[IU].edge_index = torch.stack([local(items, item[near]),
+                                        local(users, user[near])])
+    far = torch.isin(item, items)
+    batch[UI].edge_index = torch.stack([local(users, user[far]),
+                                        local(items, item[far])])
+    return batch

@@ -38,7 +38,7 @@ def splits_of(draw: st.DrawFn) -> tuple:
                           unique=True))
     x = np.random.RandomState(0).random_sample((num_items, 3)).astype(kind)
     return from_splits(*(index[:, part == i] for i in range(3)),
-                       dict.fromkeys(names, x) or None, num_users, num_items)
+                       dict.fromkeys(names, x), num_users, num_items)
 
 
 def same_splits(a: tuple, b: tuple) -> None:

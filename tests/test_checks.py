@@ -14,6 +14,7 @@ from torch_promptmm.checks import (
     check_int,
     check_mask,
     check_matrix,
+    check_range,
 )
 
 
@@ -95,6 +96,38 @@ def test_mask() -> None:
             check_mask('m', value, 2)
     with pytest.raises(TypeError, match="'m' must be a torch.Tensor"):
         check_mask('m', [True, False], 2)
+
+
+def test_mask_of_something() -> None:
+    mask = torch.tensor([False, True])
+    assert check_mask('m', mask, 2, some=True) is mask
+    check_mask('m', torch.zeros(2, dtype=torch.bool), 2)
+    with pytest.raises(ValueError, match="'m' is False for all 2 entries"):
+        check_mask('m', torch.zeros(2, dtype=torch.bool), 2, some=True)
+
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.int32, torch.uint8])
+def test_range(dtype: torch.dtype) -> None:
+    ids = torch.tensor([3, 0, 4], dtype=dtype)
+    out = check_range('ids', ids, 5, 'user')
+    assert out == 4 and type(out) is int
+    assert check_range('ids', ids, None, 'user') == 4
+    assert check_range('ids', ids[:0], 5, 'user') == -1
+    assert check_range('ids', ids[:0], 5, 'row', minimum=-1) == -2
+    with pytest.raises(ValueError, match="^'ids' has user id 4, but there are "
+                       '4 users .0 to 3.; or so$'):
+        check_range('ids', ids, 4, 'user', hint='; or so')
+
+
+def test_range_from_below() -> None:
+    ids = torch.tensor([2, -1])
+    assert check_range('ids', ids, 3, 'row', minimum=-1) == 2
+    with pytest.raises(IndexError, match='there are 2 rows .-1 to 1.$'):
+        check_range('ids', ids, 2, 'row', minimum=-1, error=IndexError)
+    for size, match in [(3, 'has item id -1, but there are 3 items'),
+                        (None, 'has item id -1, but item ids start at 0')]:
+        with pytest.raises(ValueError, match=match):
+            check_range('ids', ids, size, 'item')
 
 
 @pytest.mark.parametrize('value', [

@@ -74,9 +74,10 @@ def check_matrix(name: str, value: Any, num_cols: int | None = None) -> Tensor:
     return value
 
 
-def check_mask(name: str, value: Any, size: int) -> Tensor:
+def check_mask(name: str, value: Any, size: int,
+               some: bool = False) -> Tensor:
     r"""Returns :obj:`value` if it is a boolean tensor of :obj:`size`
-    entries."""
+    entries, with :obj:`some` if one of them is :obj:`True`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"'{name}' must be a torch.Tensor (got "
                         f"'{type(value).__name__}')")
@@ -84,7 +85,48 @@ def check_mask(name: str, value: Any, size: int) -> Tensor:
         raise ValueError(f"'{name}' must be a boolean tensor of shape "
                          f"[{size}] (got shape {list(value.shape)}, "
                          f"{value.dtype})")
+    if some and not bool(value.any()):
+        raise ValueError(f"'{name}' is False for all {size} entries; leave "
+                         f"it out, and what it is the mask of")
     return value
+
+
+def check_range(
+    name: str,
+    index: Tensor,
+    size: int | None,
+    what: str,
+    minimum: int = 0,
+    hint: str = '',
+    error: type[Exception] = ValueError,
+) -> int:
+    r"""Checks that an integer tensor holds ids in :math:`[minimum, size)`
+    and returns the largest one, or :obj:`minimum - 1` if there is none.
+
+    Args:
+        name (str): The argument.
+        index (torch.Tensor): The ids. Their bounds are read, for which the
+            device is waited for.
+        size (int, optional): The number of what they stand for, or
+            :obj:`None` if any number will do.
+        what (str): What they stand for, in the singular.
+        minimum (int, optional): The smallest id. (default: :obj:`0`)
+        hint (str, optional): What to add to the message.
+            (default: :obj:`''`)
+        error (type, optional): What to raise. (default: :class:`ValueError`)
+    """
+    if index.numel() == 0:
+        return minimum - 1
+    low, high = (int(x) for x in index.aminmax())
+    if low < minimum:
+        wrong = low
+    elif size is not None and high >= size:
+        wrong = high
+    else:
+        return high
+    known = (f'{what} ids start at {minimum}' if size is None else
+             f'there are {size} {what}s ({minimum} to {size - 1})')
+    raise error(f"'{name}' has {what} id {wrong}, but {known}{hint}")
 
 
 def check_ids(name: str, value: Any, size: int, what: str) -> Tensor:
@@ -106,12 +148,7 @@ def check_ids(name: str, value: Any, size: int, what: str) -> Tensor:
         raise ValueError(f"'{name}' must be one-dimensional (got shape "
                          f"{list(ids.shape)})")
     ids = ids.reshape(-1).long()
-    if ids.numel() > 0:
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= size:
-            raise ValueError(f"'{name}' has {what} id "
-                             f"{low if low < 0 else high}, but there are "
-                             f"{size} {what}s (0 to {size - 1})")
+    check_range(name, ids, size, what)
     return ids
 
 

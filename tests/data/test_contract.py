@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
+from torch_geometric.typing import WITH_TORCH_SPARSE
 
 from torch_promptmm.data import (
+    KCore,
+    RandomUserSplit,
     check_same_entities,
     from_interactions,
     held_out,
@@ -20,6 +24,7 @@ from torch_promptmm.data import (
     read_graph,
     supervision,
 )
+from torch_promptmm.data.contract import warn_identical_splits
 
 UI = ('user', 'interacts', 'item')
 IU = ('item', 'rev_interacts', 'user')
@@ -274,12 +279,94 @@ def test_number_of_nodes_from_attributes() -> None:
     assert read_graph(data).num_users == 7
 
 
+LAYOUTS = {
+    'torch_sparse': None,  # What ToSparseTensor takes where it is installed.
+    'CSR': torch.sparse_csr,
+    'COO': torch.sparse_coo,
+}
+
+
+def sparse(data: HeteroData, layout: str, keep: bool = False) -> HeteroData:
+    if layout == 'torch_sparse' and not WITH_TORCH_SPARSE:
+        pytest.skip('torch_sparse is not installed')
+    return T.ToSparseTensor(remove_edge_index=not keep,
+                            layout=LAYOUTS[layout])(data)
+
+
+@pytest.mark.parametrize('keep', [False, True])
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_after_to_sparse_tensor(layout: str, weighted: bool,
+                                keep: bool) -> None:
+    index = (torch.rand(9, 6) < 0.4).nonzero().t()
+    data = build(index, 9, 6)
+    if weighted:  # A weight of zero is an interaction all the same.
+        data[UI].edge_weight = torch.arange(index.size(1)).float()
+    data[UI].edge_label_index = torch.tensor([[8], [5]])
+    want = read_graph(data)
+    data = sparse(T.ToUndirected()(data), layout, keep)
+    assert ('edge_index' in data[UI]) == keep
+    before = data[UI].adj_t
+    graph = read_graph(data)
+    assert graph.edge_type == UI
+    for name in ['edge_index', 'label_index']:
+        assert torch.equal(getattr(graph, name), getattr(want, name))
+    assert data[UI].adj_t is before
+
+
+def test_a_square_adjacency_is_read_as_pyg_transposes_it() -> None:
+    data = build(torch.tensor([[0, 1, 1], [2, 0, 3]]), 4, 4)
+    graph = read_graph(sparse(data, 'CSR'))
+    assert pairs(graph.edge_index) == {(0, 2), (1, 0), (1, 3)}
+
+
+def test_bad_adjacency() -> None:
+    data = sparse(build(torch.tensor([[0, 1, 1], [2, 0, 3]])), 'CSR')
+    adj_t = data[UI].adj_t
+    for error, match, bad in [
+        (ValueError, r'adj_t.*num_items, num_users\] = \[4, 5\].*\[5, 4\]',
+         adj_t.to_dense().t().to_sparse_csr()),
+        (TypeError, 'adj_t.*ToSparseTensor.*got Tensor', adj_t.to_dense()),
+        (ValueError, r'adj_t.*must be a matrix .got shape \[4, 5, 1\]',
+         adj_t.to_dense().view(4, 5, 1).to_sparse()),
+        (ValueError, 'adj_t. is empty', torch.zeros(4, 5).to_sparse_csr()),
+    ]:
+        data[UI].adj_t = bad
+        with pytest.raises(error, match=match):
+            read_graph(data)
+
+
+@pytest.mark.parametrize('keep', [False, True])
+def test_those_who_choose_among_interactions_take_adj_t(keep: bool) -> None:
+    index = (torch.rand(30, 20) < 0.4).nonzero().t()
+    data = build(index, 30, 20)
+    data[UI].time = index[0] * 100 + index[1]
+    data = sparse(data, 'CSR', keep)
+    core = KCore(5)(data)
+    splits = RandomUserSplit(0.2, 0.2, seed=0)(data)
+    for out in (core, *splits):
+        assert 'adj_t' not in out[UI]
+        assert out[UI].edge_index.size(1) == out[UI].time.size(0)
+    assert 'adj_t' in data[UI] and ('edge_index' in data[UI]) == keep
+    train, val, test = (read_graph(split) for split in splits)
+    found = [pairs(train.edge_index), pairs(val.label_index),
+             pairs(test.label_index)]
+    assert sum(map(len, found)) == index.size(1)
+    assert set.union(*found) == pairs(index)
+    for split in splits:  # Attributes are still those of their edges.
+        user, item = split[UI].edge_index
+        assert torch.equal(split[UI].time, user * 100 + item)
+
+
 def test_edge_index_class() -> None:
     index = torch.tensor([[0, 1, 4], [0, 3, 1]])
     data = build(EdgeIndex(index, sparse_size=(5, 4)))
     graph = read_graph(data)
     assert type(graph.edge_index) is Tensor
     assert pairs(graph.edge_index) == pairs(index)
+    graph = read_graph(build(EdgeIndex([[4], [3]])))  # One edge.
+    assert type(graph.edge_index) is Tensor
+    assert graph.edge_index.tolist() == [[4], [3]]
 
 
 def test_integers_of_any_width() -> None:
@@ -315,3 +402,16 @@ def test_reading_what_was_built() -> None:
                              {'visual': np.zeros((3, 2), np.float32)})
     graph = read_graph(data, need_features=True)
     assert graph.edge_index.tolist() == [[0, 1], [2, 0]]
+
+
+def test_warning_of_identical_splits() -> None:
+    index = torch.tensor([[0, 1], [2, 3]])
+    with pytest.warns(UserWarning, match='are the same 2 interactions'):
+        warn_identical_splits(index, index.clone())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warn_identical_splits(index, index[:, :1])
+        warn_identical_splits(index, index.flip([0]))
+        warn_identical_splits(index[:, :0], index[:, :0])
+        warn_identical_splits(None, None)
+        warn_identical_splits(None, index)

@@ -118,7 +118,7 @@ def test_input_is_left_alone() -> None:
 
 
 def test_without_features() -> None:
-    data = from_interactions([[0, 1], [0, 5]], None)
+    data = from_interactions([[0, 1], [0, 5]], {})
     assert data['item'].num_nodes == 6
     assert read_graph(data).features == {}
 
@@ -144,6 +144,7 @@ def test_masks() -> None:
     assert list(graph.masks) == ['textual']
 
 
+@pytest.mark.filterwarnings('ignore:Validation and test are the same')
 @given(
     train=edges.filter(len),
     val=edges,
@@ -176,9 +177,18 @@ def test_from_splits(train: list, val: list, test: list, known: str) -> None:
     assert 'other' not in graphs[0]['item']
 
 
+def test_identical_validation_and_test() -> None:
+    val = np.array([[1, 0], [1, 2]])
+    with pytest.warns(UserWarning, match='Validation and test are the same 2'):
+        from_splits([[0, 1], [0, 0]], val, val[:, [1, 0, 1]], {})
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        from_splits([[0, 1], [0, 0]], val, val[:, :1], {})
+
+
 def test_held_out_of_a_split() -> None:
     _, val, test = from_splits([[0, 1], [0, 1]], [[0], [2]], [[1, 1], [0, 1]],
-                               None)
+                               {})
     assert held_out(read_graph(val)).tolist() == [[0], [2]]
     with pytest.warns(UserWarning, match='1 of 2 positives'):
         assert held_out(read_graph(test)).tolist() == [[1], [0]]

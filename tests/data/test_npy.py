@@ -24,6 +24,25 @@ def test_round_trip(tmp_path, dtype: torch.dtype, mmap: bool) -> None:
     assert [x.name for x in tmp_path.iterdir()] == ['x.npy']
 
 
+def test_others_may_read_it(tmp_path) -> None:
+    save_npy(tmp_path / 'x.npy', torch.zeros(3))
+    (tmp_path / 'y').touch()
+    assert (tmp_path / 'x.npy').stat().st_mode == (
+        tmp_path / 'y').stat().st_mode
+
+
+def test_a_header_takes_no_memory(tmp_path) -> None:
+    """A terabyte that is not there is refused before it is asked for."""
+    with open(tmp_path / 'x.npy', 'wb') as f:
+        np.lib.format.write_array_header_1_0(
+            f, {'descr': '<f4', 'fortran_order': False, 'shape': (1 << 38, )})
+        f.write(bytes(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, 'fromfile', None)
+        with pytest.raises(ValueError, match='x.npy'):
+            load_npy(tmp_path / 'x.npy')
+
+
 def test_a_map_is_never_written_to(tmp_path) -> None:
     save_npy(tmp_path / 'x.npy', torch.zeros(3))
     load_npy(tmp_path / 'x.npy', mmap=True).fill_(1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 import torch_geometric.transforms as T
@@ -17,14 +18,12 @@ from hypothesis import strategies as st
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.data import (
-    IdMap,
     item_ids,
     read_graph,
     read_interactions,
-    set_ids,
     user_ids,
 )
-from torch_promptmm.data.assemble import _stable_sort
+from torch_promptmm.data.read import stable_sort
 
 EDGE = ('user', 'interacts', 'item')
 ROWS = [('anna', 'x', 5.0, 1_300_000_000), ('ben', 'y', 2.0, 1_300_000_100),
@@ -137,17 +136,90 @@ def test_ids_keep_their_type(tmp_path: Path) -> None:
     assert item_ids(data).to_list() == ['01', '2']
     data = read_interactions(path, id_type='str')
     assert user_ids(data).to_list() == ['1', '-2']
-    ids = [uuid.UUID(int=i) for i in range(3)]
-    for values in (ids, [1, 'one', (1, 2)], [b'a', b'b', b'c'],
-                   [1.5, 2.5, 3.5], [2**70, 1, 2],
-                   list(pd.to_datetime(['2020-01-01'] * 2 + ['2021-01-01'])
-                        + pd.to_timedelta([0, 1, 0], 'D'))):
-        table = pd.DataFrame({'user': pd.Series(values, dtype=object),
-                              'item': [1, 2, 3]})
-        data = read_interactions(table)
-        assert set(user_ids(data)) == set(values)
-        again = IdMap.from_bytes(user_ids(data).to_bytes())
-        assert again.to_list() == user_ids(data).to_list()
+
+
+@pytest.mark.parametrize('values', [
+    [uuid.UUID(int=i) for i in range(3)], [1, 'one', 2], ['a', 2, 'b'],
+    [(1, 2), (3, 4), (5, 6)], [b'a', b'b', b'c'], [1.5, 2.5, 3.5],
+    [2**70, 1, 2], [True, False, True], pd.to_datetime(['2020-01-01'] * 3),
+], ids=['uuid', 'int and str', 'str and int', 'tuple', 'bytes', 'float',
+        'large', 'bool', 'date'])
+def test_ids_of_other_types(values: list) -> None:
+    table = pd.DataFrame({'user': pd.Series(
+        values, dtype=None if isinstance(values, pd.Index) else object),
+        'item': [1, 2, 3]})
+    with pytest.raises(TypeError, match='ids must be .*strings or .*integers'):
+        read_interactions(table)
+    # In a column that nobody asks for, anything may stand.
+    data = read_interactions(table.assign(who=['a', 'b', 'c']), user='who')
+    assert user_ids(data).to_list() == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('kind', [
+    'table', 'stream', 'batch of views', 'large', 'categories',
+    'pandas on arrow'])
+def test_arrow_data(kind: str) -> None:
+    table = pa.Table.from_pandas(frame(), preserve_index=False)
+    source: object = table
+    if kind == 'stream':  # Which can be read once.
+        source = table.to_reader(max_chunksize=2)
+    elif kind == 'batch of views':
+        source = table.cast(pa.schema([
+            ('user', pa.string_view()), ('item', pa.string_view()),
+            ('rating', pa.float32()), ('time', pa.uint64())]))
+    elif kind == 'large':
+        source = table.set_column(0, 'user', table['user'].cast(
+            pa.large_string()))
+    elif kind == 'categories':  # Each chunk has a dictionary of its own.
+        parts = [pa.table({name: part[name].dictionary_encode()
+                           if name in ('user', 'item') else part[name]
+                           for name in part.column_names})
+                 for part in (table[:2], table[2:])]
+        source = pa.concat_tables(parts)
+    elif kind == 'pandas on arrow':
+        source = frame().convert_dtypes(dtype_backend='pyarrow')
+    data = read_interactions(source, rating='rating', time='time')
+    expected = read_interactions(frame(), rating='rating', time='time')
+    for name in ('edge_index', 'rating', 'time'):
+        assert torch.equal(data[EDGE][name], expected[EDGE][name])
+    assert user_ids(data).to_list() == ['anna', 'ben', 'cleo']
+    assert item_ids(data).to_list() == ['x', 'y', '007']
+
+
+class Wrapped:
+    """Nothing but the protocol, as a library that we do not know has it."""
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+def test_anything_that_speaks_arrow() -> None:
+    table = pa.table({'user': [1, None, 3], 'item': ['x', 'y', None],
+                      'rating': ['5', '4', '3']})
+    with pytest.warns(UserWarning, match='1 rows of the Wrapped without an? '):
+        data = read_interactions(Wrapped(table), rating='rating')
+    assert pairs(data) == {(1, 'x')}
+    with pytest.raises(ValueError, match="the Wrapped, row 1: the rating "
+                       "'bad' is no number"):
+        read_interactions(Wrapped(table.set_column(2, 'rating', pa.array(
+            ['5', 'bad', None]))), rating='rating')
+    with pytest.raises(ValueError, match='the Wrapped does not have'):
+        read_interactions(Wrapped(table), user='who')
+    with pytest.raises(ValueError, match='the Wrapped: no interaction'), \
+            pytest.warns(UserWarning, match='1 rows .* without a user'):
+        read_interactions(Wrapped(pa.table({
+            'user': pa.array([None], pa.null()), 'item': [1]})))
+    with pytest.raises(ValueError, match='no interaction is left'):
+        read_interactions(Wrapped(table.schema.empty_table()))
+
+
+def test_polars() -> None:
+    polars = pytest.importorskip('polars')
+    data = read_interactions(polars.from_pandas(frame()), rating='rating',
+                             time='time')
+    assert pairs(data) == {x[:2] for x in ROWS}
 
 
 def test_floats_that_were_integers() -> None:
@@ -173,6 +245,26 @@ def test_times(values: list, expected: list, tmp_path: Path) -> None:
     for source in (table, tmp_path / 'x.csv'):
         data = read_interactions(source, time='when')
         assert data[EDGE].time.tolist() == expected
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    (99_999_999_999, 99_999_999_999_000),  # Seconds, the year 5138,
+    (100_000_000_000, 100_000_000_000),  # or milliseconds, 1973.
+    (99_999_999_999_999, 99_999_999_999_999),
+    (100_000_000_000_000, 100_000_000_000),
+    (99_999_999_999_999_000, 99_999_999_999_999),
+    (100_000_000_000_000_000, 100_000_000_000),
+    (-99_999_999_999, -99_999_999_999_000),
+    (-100_000_000_000, -100_000_000_000),
+])
+def test_where_one_unit_of_time_ends(value: int, expected: int) -> None:
+    table = pd.DataFrame({'user': [1], 'item': [1], 'when': [value]})
+    data = read_interactions(table, time='when')
+    assert data[EDGE].time.tolist() == [expected]
+    for unit, factor in [('s', 1000), ('ms', 1)]:
+        if abs(value) < 1e12:
+            data = read_interactions(table, time='when', time_unit=unit)
+            assert data[EDGE].time.tolist() == [value * factor]
 
 
 def test_dates_of_pandas() -> None:
@@ -202,31 +294,14 @@ def test_ids_survive_pyg() -> None:
     assert 'IdMap(3)' in str(data)
 
 
-def test_no_ids() -> None:
-    data = HeteroData()
-    data['user'].num_nodes = data['item'].num_nodes = 2
-    data[EDGE].edge_index = torch.tensor([[0], [1]])
-    assert user_ids(data) is None
-    set_ids(data, users=['a', 'b'])
-    assert user_ids(data).decode([1, -1]) == ['b', None]
-    with pytest.raises(ValueError, match='3 ids for the 2 nodes'):
-        set_ids(data, items=[1, 2, 3])
-    data['user'].num_nodes = 3
-    with pytest.raises(ValueError, match='2 ids for the 3 nodes'):
-        user_ids(data)
-    data['user'].raw_id = ['a', 'b', 'c']
-    with pytest.raises(TypeError, match='must be an IdMap'):
-        user_ids(data)
-
-
 def test_sorting_with_and_without_packing() -> None:
     key = np.random.RandomState(0).randint(0, 50, 1000)
     order = np.argsort(key, kind='stable')
     for shift in (0, 40, 47, 48, 55):  # The last ones leave no room for places.
-        value, found = _stable_sort(key << shift)
+        value, found = stable_sort(key << shift)
         assert found.tolist() == order.tolist()
         assert value.tolist() == (key[order] << shift).tolist()
-    assert _stable_sort(key[:0])[1].tolist() == []
+    assert stable_sort(key[:0])[1].tolist() == []
 
 
 # Property: whatever the table, all readers see the same interactions.
@@ -254,47 +329,3 @@ def test_all_readers_agree(rows: list, tmp_path_factory) -> None:
             warnings.simplefilter('ignore')  # Repeated ones.
             data = read_interactions(source, id_type='str')
         assert pairs(data) == expected
-
-
-ids_of_any_kind = st.lists(
-    st.one_of(st.integers(-2**80, 2**80), st.text(), st.binary(), st.uuids(),
-              st.tuples(st.integers(), st.text())), unique=True)
-
-
-@given(ids=ids_of_any_kind)
-def test_id_map_round_trip(ids: list) -> None:
-    value = IdMap(ids)
-    again = IdMap.from_bytes(value.to_bytes())
-    assert again == value
-    assert again.decode(again.encode(ids)) == ids
-
-
-@pytest.mark.parametrize('body', [
-    b'', b'[]', b'{}', b'{"format": "x", "kind": "str", "ids": []}',
-    b'{"format": "torch_promptmm.IdMap/1", "kind": "str", "ids": [1]}',
-    b'{"format": "torch_promptmm.IdMap/1", "kind": "str", "ids": ["a", "a"]}',
-    b'{"format": "torch_promptmm.IdMap/1", "kind": "any", "ids": [["os", 1]]}',
-])
-def test_id_map_from_wrong_bytes(body: bytes) -> None:
-    with pytest.raises(ValueError, match='no id map'):
-        IdMap.from_bytes(body)
-
-
-def test_id_map_errors() -> None:
-    ids = IdMap(['a', 'b'])
-    assert str(ids) == 'IdMap(2)'
-    assert 'a' in ids and ['a'] not in ids and 1 not in ids
-    assert ids.encode(['b', 'z'], unknown='mark').tolist() == [1, -1]
-    with pytest.raises(ValueError, match='2 unknown ids, such as 1; the ids '
-                       'here are strings'):
-        ids.encode([1, 2])
-    with pytest.raises(IndexError, match='has the row 2'):
-        ids.decode([2])
-    with pytest.raises(TypeError, match='must hold integers'):
-        ids.decode([0.5])
-    with pytest.raises(ValueError, match="'a' more than once"):
-        IdMap(['a', 'a'])
-    with pytest.raises(TypeError, match='hashable'):
-        IdMap([['a']])
-    assert ids.subset(torch.tensor([1])).to_list() == ['b']
-    assert ids.decode(torch.tensor([[0, -1]])) == [['a', None]]

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.data import (
-    KCore,
     LeaveOneOutSplit,
     RandomUserSplit,
     TemporalSplit,
     add_features,
     item_ids,
-    k_core,
     read_graph,
     read_interactions,
     user_ids,
@@ -148,44 +146,55 @@ def test_split_errors() -> None:
         RandomUserSplit(known='all')(make([(0, 0), (0, 1)]))
 
 
-def slow_core(rows: set, user_k: int, item_k: int) -> set:
-    while True:
-        keep = {x for x in rows
-                if sum(y[0] == x[0] for y in rows) >= user_k
-                and sum(y[1] == x[1] for y in rows) >= item_k}
-        if keep == rows:
-            return keep
-        rows = keep
+@pytest.mark.parametrize('split', [RandomUserSplit(0.3, 0.6),
+                                   RandomUserSplit(0.6, 0.3),
+                                   RandomUserSplit(0.0, 0.9),
+                                   RandomUserSplit(0.9, 0.0)], ids=repr)
+def test_random_split_leaves_one_to_train_on(split: RandomUserSplit) -> None:
+    # Of one or two interactions these shares would round to all of them.
+    data = make([(u, i) for u in range(6) for i in range(u + 1)])
+    train, val, test = split(data)
+    assert train[EDGE].edge_index[0].bincount().min() == 1
+    assert user_ids(train)[0] == 0
+    size = torch.arange(1, 7)
+    for part, share, left in [(test, split.test, size - 1),
+                              (val, split.val, None)]:
+        held = part[EDGE].edge_label_index[0].bincount(minlength=6)
+        if left is None:
+            left = size - 1 - test[EDGE].edge_label_index[0].bincount(
+                minlength=6)
+        assert held.tolist() == torch.minimum(
+            (size * share).round().long(), left).tolist()
 
 
-@given(rows=rows_of, user_k=st.integers(0, 4), item_k=st.integers(0, 4))
-def test_k_core_is_a_fixed_point(rows: list, user_k: int, item_k: int) -> None:
-    data = make(rows)
-    raw = {(user_ids(data)[u], item_ids(data)[i])
-           for u, i in pairs(data[EDGE].edge_index)}
-    expected = slow_core(raw, user_k, item_k)
-    if not expected:
-        with pytest.raises(ValueError, match='No interaction is left'):
-            KCore(user_k, item_k)(data)
-        return
-    out = KCore(user_k, item_k)(data)
-    read_graph(out)
-    users, items = user_ids(out), item_ids(out)
-    assert {(users[u], items[i])
-            for u, i in pairs(out[EDGE].edge_index)} == expected
-    assert len(users) == len({x[0] for x in expected})
-    assert out['item'].visual[:, 0].tolist() == items.to_list()
-    assert out.report.count('interactions are not') == len(raw) - len(expected)
-    time = {x: (x[0] * 7 + x[1] * 3) % 11 * 1000 for x in expected}
-    assert [time[users[u], items[i]]
-            for u, i in out[EDGE].edge_index.t().tolist()
-            ] == out[EDGE].time.tolist()
+def test_ties_of_leave_one_out_go_to_the_higher_item() -> None:
+    # All at one moment; the rows of the items go against their order of time.
+    table = pd.DataFrame([(0, i, 5) for i in (2, 0, 3, 1)]
+                         + [(1, 3, 7), (1, 0, 7), (1, 2, 6)],
+                         columns=['user', 'item', 'time'])
+    data = read_interactions(table, time='time', items=range(4))
+    train, val, test = LeaveOneOutSplit()(data)
+    assert test[EDGE].edge_label_index.tolist() == [[0, 1], [3, 3]]
+    assert val[EDGE].edge_label_index.tolist() == [[0, 1], [2, 0]]
+    assert train[EDGE].edge_index.tolist() == [[0, 0, 1], [0, 1, 2]]
+    # However the interactions are ordered.
+    store = data[EDGE]
+    store.edge_index, store.time = store.edge_index.flip(1), store.time.flip(0)
+    again = LeaveOneOutSplit()(data)[2]
+    assert pairs(again[EDGE].edge_label_index) == {(0, 3), (1, 3)}
 
 
-def test_k_core_peels_step_by_step() -> None:
-    # Taking item 2 away leaves user 2 with one interaction, and so on.
-    user = np.array([0, 0, 1, 1, 2, 2, 3, 3, 2])
-    item = np.array([0, 1, 0, 1, 1, 2, 0, 1, 3])
-    rows = k_core(user, item, 2, 2)
-    assert rows.tolist() == [0, 1, 2, 3, 6, 7]
-    assert str(KCore(3)) == 'KCore(user_k=3, item_k=3)'
+def test_all_that_edges_have_goes_along() -> None:
+    data = make([(u, i) for u in range(4) for i in range(5)])
+    edges = data[EDGE].edge_index
+    data[EDGE].edge_attr = edges.t().float()
+    data[EDGE].note = [f'{u}-{i}' for u, i in edges.t().tolist()]
+    data[EDGE].array = edges.t().numpy()
+    data['item', 'like', 'item'].edge_index = torch.tensor([[0, 1], [1, 2]])
+    for part in RandomUserSplit(0.2, 0.2)(data):
+        now = part[EDGE].edge_index.t()
+        assert part[EDGE].edge_attr.tolist() == now.tolist()
+        assert part[EDGE].note == [f'{u}-{i}' for u, i in now.tolist()]
+        assert part[EDGE].array.tolist() == now.tolist()
+        assert part['item', 'like', 'item'].num_edges == 2
+    assert data[EDGE].num_edges == 20

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from splits import same_splits
 
 from torch_promptmm.data import (
-    HashingTfidf,
     LeaveOneOutSplit,
     TemporalSplit,
+    TfidfSVD,
     item_ids,
     read_graph,
     user_ids,
@@ -71,7 +71,7 @@ def test_from_the_server_to_the_graphs(raw: Path, tmp_path: Path) -> None:
                 test[EDGE].edge_label_index.size(1)]) == 400
     graph = read_graph(train, need_features=True)
     assert {k: list(v.shape) for k, v in graph.features.items()} == {
-        'textual': [30, 1024], 'visual': [30, 4096]}
+        'textual': [30, 512], 'visual': [30, 4096]}
     items = item_ids(train)
     assert items.kind == 'str' and '0000000003' in items
     assert user_ids(train)[0].startswith('A0')
@@ -122,7 +122,7 @@ def test_literals_and_json_are_alike(literals: bool, tmp_path: Path) -> None:
 def test_arguments_make_another_dataset(root: Path) -> None:
     a = AmazonReviews(root)
     b = AmazonReviews(root, split=TemporalSplit(0.2, 0.2),
-                      encoder=HashingTfidf(64), require=['visual', 'textual'])
+                      encoder=TfidfSVD(64), require=['visual', 'textual'])
     assert b.num_items == 28 and b.statistics['features']['textual'] == 64
     assert b[0].report.count('no visual or no textual') == 2
     assert 'visual_mask' not in b[0]['item']

@@ -113,7 +113,7 @@ def test_a_fixed_teacher_has_nothing_to_train(blocks):
 
 def test_no_features_are_needed(foreign):
     from torch_promptmm.data import from_interactions
-    data = from_interactions([[0, 1, 2], [1, 0, 2]], None, 40, 36)
+    data = from_interactions([[0, 1, 2], [1, 0, 2]], {}, 40, 36)
     distiller = PromptMMDistiller(foreign(), LightGCNStudent(40, 36, 8))
     distiller.fit(data, epochs=1, progress=False)
 

@@ -160,7 +160,7 @@ def test_recommend_pads(fitted):
 
 def test_recommend_leaves_out_other_data(fitted, blocks):
     edge_index = torch.tensor([[0] * 34, list(range(34))])
-    data = from_interactions(edge_index, None, 40, 36)
+    data = from_interactions(edge_index, {}, 40, 36)
     items, _ = fitted.recommend([0, 1], k=36, data=data)
     assert set(items[0, :2].tolist()) == {34, 35}
     assert (items[0, 2:] == -1).all()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -17,10 +19,11 @@ from graphs import (
     to_graph,
     to_sparse_tensor,
 )
+from torch.utils import _pytree as pytree
 
-from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.nn import graph as graph_module
-from torch_promptmm.nn.graph import CSRMatrix, as_graph
+from torch_promptmm.nn import LightGCNStudent, UserItemGraph
+from torch_promptmm.nn.csr import CSRMatrix
+from torch_promptmm.nn.graph import as_graph
 
 
 def dense(matrix: CSRMatrix) -> torch.Tensor:
@@ -93,6 +96,16 @@ def test_edge_index_of_pyg_that_knows_only_what_it_holds() -> None:
     assert (graph.num_users, graph.num_items) == (NUM_USERS, NUM_ITEMS)
 
 
+@pytest.mark.parametrize('sizes', [dict(), dict(sparse_size=(5, 3))])
+def test_edge_index_of_pyg_with_one_edge(sizes: dict) -> None:
+    from torch_geometric import EdgeIndex
+    graph = UserItemGraph(EdgeIndex([[4], [2]], **sizes))
+    assert (graph.num_users, graph.num_items) == (5, 3)
+    assert type(graph.edge_index) is torch.Tensor
+    assert graph.edge_index.tolist() == [[4], [2]]
+    assert graph.user_item.value.tolist() == [1.0]
+
+
 def test_without_any_edge() -> None:
     graph = UserItemGraph(torch.empty(2, 0, dtype=torch.long), 3, 4)
     assert graph.num_edges == 0
@@ -126,6 +139,16 @@ def test_to(device: torch.device) -> None:
         dense(graph.user_item) @ x)
 
 
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.double])
+def test_to_another_device_keeps_the_dtype(dtype: torch.dtype) -> None:
+    graph = UserItemGraph(random_edges(), NUM_USERS, NUM_ITEMS, dtype=dtype)
+    moved = graph.to('meta')
+    assert moved.device.type == 'meta'
+    for matrix in (moved.user_item, moved.item_user):
+        assert matrix.value.dtype == dtype
+        assert matrix.col.dtype == matrix.crow.dtype == torch.int32
+
+
 def test_is_copied_and_pickled() -> None:
     graph = to_graph(random_edges())
     x = torch.randn(NUM_ITEMS, 2)
@@ -133,48 +156,6 @@ def test_is_copied_and_pickled() -> None:
         assert str(other) == str(graph)
         assert torch.equal(other.user_item.matmul(x),
                            graph.user_item.matmul(x))
-
-
-def test_rows_and_columns() -> None:
-    matrix = to_graph(random_edges()).user_item
-    rows = torch.tensor([5, 3, 0, 5])
-    assert torch.equal(dense(matrix.select_rows(rows)), dense(matrix)[rows])
-    none = torch.empty(0, dtype=torch.long)
-    assert matrix.select_rows(none).shape == (0, NUM_ITEMS)
-    # Columns 10, 2 and 7 are the first three, all others are the last one.
-    name = torch.full((NUM_ITEMS, ), 3, dtype=torch.int32)
-    cols = torch.tensor([10, 2, 7])
-    name[cols] = torch.arange(3, dtype=torch.int32)
-    renamed = matrix.rename_cols(name, 4)
-    assert renamed.shape == (NUM_USERS, 4)
-    x = torch.cat([torch.randn(3, 2), torch.zeros(1, 2)])
-    torch.testing.assert_close(renamed.matmul(x),
-                               dense(matrix).float()[:, cols] @ x[:3])
-
-
-def test_matmul() -> None:
-    matrix = to_graph(random_edges()).user_item
-    x, add = torch.randn(NUM_ITEMS, 3), torch.randn(NUM_USERS, 3)
-    want = dense(matrix).float() @ x
-    assert torch.allclose(matrix.matmul(x), want, atol=1e-6)
-    assert torch.allclose(matrix.matmul(x, add, 3.0), want + 3 * add,
-                          atol=1e-6)
-
-
-@pytest.mark.parametrize('channels', [1, 7, 64, 65])
-def test_bags_equal_the_sparse_product(channels: int, monkeypatch) -> None:
-    for matrix in (to_graph(random_edges()).user_item,
-                   to_graph(random_edges()).item_user,
-                   to_graph(random_edges()[:, :0]).user_item):
-        x = torch.randn(matrix.shape[1], channels, requires_grad=True)
-        add = torch.randn(matrix.shape[0], channels)
-        have = matrix.matmul(x), matrix.matmul(x, add, 0.5)
-        assert not have[0].requires_grad
-        with monkeypatch.context() as patch, torch.no_grad():
-            patch.setattr(graph_module, '_sums_bags', lambda x: False)
-            want = matrix.matmul(x), matrix.matmul(x, add, 0.5)
-        for a, b in zip(have, want, strict=True):
-            torch.testing.assert_close(a, b)
 
 
 def test_a_transposed_matrix_is_an_error() -> None:
@@ -200,9 +181,9 @@ def edges() -> torch.Tensor:
     (ValueError, r'got \[24\]', lambda: UserItemGraph(edges()[0])),
     (ValueError, 'has user id -1',
      lambda: UserItemGraph(torch.tensor([[-1], [0]]))),
-    (ValueError, "has user id 6, but 'num_users' is 5",
+    (ValueError, 'has user id 6, but there are 5 users .0 to 4.. Users are in',
      lambda: UserItemGraph(edges(), 5, NUM_ITEMS)),
-    (ValueError, "has item id 9, but 'num_items' is 4",
+    (ValueError, 'has item id 9, but there are 4 items',
      lambda: UserItemGraph(edges(), NUM_USERS, 4)),
     (ValueError, "'num_users' must be at least 1",
      lambda: UserItemGraph(edges(), 0)),
@@ -222,3 +203,71 @@ def edges() -> torch.Tensor:
 def test_bad_input(error: type[Exception], match: str, make) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+def test_is_a_pytree() -> None:
+    graph = to_graph(random_edges())
+    leaves, spec = pytree.tree_flatten(graph)
+    assert len(leaves) == 8 and leaves[6:] == [None, None]
+    back = pytree.tree_unflatten(leaves, spec)
+    assert str(back) == str(graph) and back.full_size == graph.full_size
+    assert torch.equal(back.edge_index, graph.edge_index)
+    doubled = pytree.tree_map_only(torch.Tensor, lambda x: x + x, graph)
+    assert torch.equal(doubled.item_user.value, 2 * graph.item_user.value)
+    # Leaves may be anything, such as what `torch.export` asks about them.
+    kinds = pytree.tree_map(type, graph)
+    assert kinds.user_item.crow is torch.Tensor
+    paths = [pytree.keystr(path)
+             for path, _ in pytree.tree_leaves_with_path(graph)]
+    assert paths[0] == '.user_item.crow' and paths[6] == '.user_n_id'
+
+
+class Rows(torch.nn.Module):
+    """The rows of a step, with those of the L2 term."""
+    def __init__(self, student: LightGCNStudent) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, *args):
+        out = self.student.rows(*args, num_ego=1)
+        return out.user, out.item, *out.ego
+
+
+IDS = (torch.tensor([5, 0, 5]), torch.tensor([2, 9]))
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('with_ego', [False, True])
+@pytest.mark.parametrize('ids', [(), IDS, (None, IDS[1])])
+def test_export_of_a_student(ids: tuple, with_ego: bool,
+                             strict: bool) -> None:
+    student: torch.nn.Module = LightGCNStudent(NUM_USERS, NUM_ITEMS, 4)
+    if with_ego:
+        if len(ids) < 2 or ids[0] is None:
+            pytest.skip('a step names its rows')
+        student = Rows(student)
+    args = (to_graph(random_edges()), *ids)
+    program = torch.export.export(student, args, strict=strict)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        torch.export.save(program, file)
+        file.seek(0)
+        loaded = torch.export.load(file)
+    # Of the same sizes, with as many edges, but others.
+    other = (to_graph(random_edges(seed=2)), *ids)
+    for inputs in (args, other):
+        want = student(*inputs)
+        for module in (program.module(), loaded.module()):
+            for a, b in zip(module(*inputs), want, strict=True):
+                torch.testing.assert_close(a, b)
+    if not ids:
+        assert not torch.equal(student(*args)[0], student(*other)[0])
+
+
+def test_example_inputs_of_a_program_are_read_without_running_them() -> None:
+    file = io.BytesIO()
+    torch.save(to_graph(random_edges()), file)
+    file.seek(0)
+    graph = torch.load(file, weights_only=True)
+    assert torch.equal(graph.edge_index, to_graph(random_edges()).edge_index)

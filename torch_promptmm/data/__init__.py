@@ -1,7 +1,6 @@
 r"""The data contract: :class:`~torch_geometric.data.HeteroData` in and out."""
 
-from .arrays import read_array
-from .contract import (
+from torch_promptmm.data.contract import (
     InteractionData,
     check_same_entities,
     held_out,
@@ -9,30 +8,35 @@ from .contract import (
     read_graph,
     supervision,
 )
-from .features import add_feature_folder, add_features
-from .filtering import KCore, k_core
-from .formats import read_mmrec, read_promptmm, write_mmrec, write_promptmm
-from .ids import IdMap, id_maps, item_ids, set_ids, user_ids
-from .interactions import from_interactions, from_splits
-from .npy import load_npy, save_npy
-from .read import read_interactions
-from .report import Report
-from .text import HashingTfidf, SentenceEncoder
-from .transforms import (
+from torch_promptmm.data.features import add_feature_folder, add_features
+from torch_promptmm.data.filtering import KCore, k_core
+from torch_promptmm.data.formats import (
+    read_mmrec,
+    read_promptmm,
+    write_mmrec,
+    write_promptmm,
+)
+from torch_promptmm.data.ids import IdMap, id_maps, item_ids, set_ids, user_ids
+from torch_promptmm.data.interactions import from_interactions, from_splits
+from torch_promptmm.data.npy import load_npy, read_array, save_npy
+from torch_promptmm.data.read import read_interactions
+from torch_promptmm.data.report import Report
+from torch_promptmm.data.subgraph import subgraph
+from torch_promptmm.data.text import SentenceEncoder, TfidfSVD
+from torch_promptmm.data.transforms import (
     InteractionSplit,
     LeaveOneOutSplit,
     RandomUserSplit,
     TemporalSplit,
 )
-from .unpickle import read_pickle
+from torch_promptmm.data.unpickle import read_pickle
 
-__all__ = [
+__all__ = classes = [
     'add_feature_folder',
     'add_features',
     'check_same_entities',
     'from_interactions',
     'from_splits',
-    'HashingTfidf',
     'held_out',
     'IdMap',
     'InteractionData',
@@ -55,11 +59,11 @@ __all__ = [
     'save_npy',
     'SentenceEncoder',
     'set_ids',
+    'subgraph',
     'supervision',
     'TemporalSplit',
+    'TfidfSVD',
     'user_ids',
     'write_mmrec',
     'write_promptmm',
 ]
-
-classes = __all__

@@ -1,18 +1,25 @@
+r"""Interactions as tensors of two rows."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
 
+from torch_promptmm.adjacency import is_sparse, sparse_to_coo
+from torch_promptmm.checks import check_range
+
+EdgeType = tuple[str, str, str]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_edges(index: Any, name: str) -> Tensor:
-    r"""Returns ``index`` as a ``[2, E]`` int64 tensor, row 0 users and row 1
-    items.
-    """
+def check_edges(name: str, index: Any) -> Tensor:
+    r"""Returns :obj:`index` as a tensor :math:`[2, E]`, int64, with users in
+    row 0 and items in row 1."""
     if not isinstance(index, Tensor):
         raise TypeError(f"'{name}' must be an integer tensor of shape [2, E] "
                         f"(got {type(index).__name__})")
@@ -34,33 +41,58 @@ def check_edges(index: Any, name: str) -> Tensor:
     return index.long()
 
 
-def check_range(
-    index: Tensor,
-    name: str,
-    num_users: int,
-    num_items: int,
-) -> None:
-    r"""Checks that the ids of a ``[2, E]`` tensor are within bounds."""
-    if index.size(1) == 0:
-        return
-    sizes = {'user': num_users, 'item': num_items}
-    bounds = [[int(x) for x in row.aminmax()] for row in index]
-    for row, (kind, size) in enumerate(sizes.items()):
-        low, high = bounds[row]
-        if low >= 0 and high < size:
-            continue
+def check_edge_range(name: str, index: Tensor, num_users: int,
+                     num_items: int) -> None:
+    r"""Checks that the ids of interactions are within bounds."""
+    hint = '; renumber the ids, or correct the numbers of nodes'
+    try:
+        check_range(name, index[0], num_users, 'user', hint=hint)
+        check_range(name, index[1], num_items, 'item', hint=hint)
+    except ValueError as error:
+        user, item = (int(x) for x in index.amax(dim=1))
         flip = ''
-        if bounds[0][1] < num_items and bounds[1][1] < num_users:
+        if user < num_items and item < num_users:
             flip = ' (are its rows swapped?)'
-        raise ValueError(
-            f"'{name}' has the {kind} id {low if low < 0 else high} in row "
-            f"{row}, outside [0, {size}){flip}; {kind} ids must run from 0 "
-            f"to num_{kind}s - 1, so renumber them or correct the number of "
-            f"{kind}s")
+        raise ValueError(f'{error}{flip}') from None
+
+
+def stored_edges(
+    data: HeteroData,
+    edge_type: EdgeType,
+    size: tuple[int, int] | None = None,
+) -> tuple[str, Tensor]:
+    r"""Returns the interactions :math:`[2, E]` of :obj:`edge_index`, or else
+    of :obj:`adj_t`, in the order of the edges' attributes, and where they
+    were found.
+
+    Args:
+        data (HeteroData): The graph.
+        edge_type (tuple): The edge type of the interactions.
+        size (tuple, optional): The number of users and items, which
+            :obj:`adj_t` must have. (default: :obj:`None`)
+    """
+    store: Mapping[str, Any] = data[edge_type]
+    name = f'data[{edge_type}].edge_index'
+    if 'edge_index' in store:
+        return name, check_edges(name, store['edge_index'])
+    if 'adj_t' not in store:
+        raise ValueError(f"'{name}' is missing (there is "
+                         f"{sorted(store.keys())})")
+    name, adj = f'data[{edge_type}].adj_t', store['adj_t']
+    if not is_sparse(adj):
+        raise TypeError(f"'{name}' must be a torch.sparse or torch_sparse "
+                        f"matrix, as T.ToSparseTensor makes it (got "
+                        f"{type(adj).__name__})")
+    index, _, shape = sparse_to_coo(name, adj)
+    if size is not None and shape != size[::-1]:
+        raise ValueError(f"'{name}' must be of shape [num_items, num_users] "
+                         f"= {list(size[::-1])}, the transpose that "
+                         f"T.ToSparseTensor makes (got {list(shape)})")
+    return name, index.long().flip([0])
 
 
 def edge_key(index: Tensor, num_items: int) -> Tensor:
-    r"""One number per interaction, ``user * num_items + item``."""
+    r"""One number for each interaction, user times items plus item."""
     return index[0] * num_items + index[1]
 
 
@@ -78,14 +110,13 @@ def unique_edges(index: Tensor, num_items: int) -> Tensor:
 
 
 def union_edges(a: Tensor, b: Tensor, num_items: int) -> Tensor:
-    r"""The interactions in ``a`` or ``b``, sorted and without duplicates."""
+    r"""The interactions in :obj:`a` or :obj:`b`, sorted, each once."""
     return unique_edges(torch.cat([a, b], dim=1), num_items)
 
 
 def difference_edges(a: Tensor, b: Tensor, num_items: int) -> Tensor:
-    r"""The interactions in ``a`` that are not in ``b``, in the order of
-    ``a``. ``b`` must be sorted.
-    """
+    r"""The interactions in :obj:`a` that are not in :obj:`b`, in the order
+    of :obj:`a`; :obj:`b` must be sorted."""
     if a.size(1) == 0 or b.size(1) == 0:
         return a
     key, other = edge_key(a, num_items), edge_key(b, num_items)

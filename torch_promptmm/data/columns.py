@@ -6,232 +6,211 @@ from typing import Any
 
 import numpy as np
 
-from .csv_scan import shorten
-from .extras import import_extra
-from .ids import IdMap
-from .report import Report
-from .tables import Table
-from .times import parse_dates, to_milliseconds
+from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.frame import Frame, is_number
+from torch_promptmm.data.ids import IdMap
+from torch_promptmm.data.report import Report, shorten
 
 INTEGER = r'^(0|-?[1-9][0-9]{0,17})$'
 CONTROL = r'[\x00-\x08\x0a-\x1f\x7f]'
+TO_MS = {'s': 1e3, 'ms': 1.0, 'us': 1e-3, 'ns': 1e-6}
+# The smallest number that is read as ms, us and ns; as seconds it is the year
+# 5138 or later, in its own unit it is 1973 or later.
+BOUNDS = [1e11, 1e14, 1e17]
 
 
-def read_ids(
-    table: Table,
+def number_ids(
+    frame: Frame,
     role: str,
     id_type: str,
     report: Report,
 ) -> tuple[np.ndarray, IdMap]:
-    r"""The rows of a column of ids, ``-1`` where there is none, and the ids
-    that they stand for in the order of their first appearance.
-
-    Args:
-        table (Table): The table.
-        role (str): The column, ``user`` or ``item``.
-        id_type (str): ``"auto"``, ``"str"`` or ``"int"``.
-        report (Report): Where repairs are noted.
+    r"""The rows of a column of ids :math:`[N]`, ``-1`` where there is none,
+    and the ids that they stand for in the order of their first appearance.
     """
     pa = import_extra('pyarrow', 'tables', 'Reading a table')
     pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
-    column = table.columns[role]
-    if not isinstance(column, pa.ChunkedArray):
-        return _factorise(column)
+    column = frame.table[role]
+    if pa.types.is_dictionary(column.type):  # Each chunk may have its own.
+        column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
-        column = _whole_numbers(column, pa, pc)
-    if pa.types.is_dictionary(column.type):
-        # Arrow numbers each chunk by itself: one numbering for all of them.
-        column = column.unify_dictionaries()
+        # pandas makes floats of integers that have a gap among them.
+        column = pc.if_else(pc.is_finite(column), column,
+                            pa.scalar(None, column.type))
+        if pc.all(pc.equal(column, pc.round(column))).as_py() is not False:
+            column = column.cast(pa.int64())
+    if pa.types.is_integer(column.type):
+        rows, ids = _encode(pc.cast(column, pa.int64()))
+        if id_type != 'str':
+            return rows, IdMap.of(ids.to_numpy())
+        ids = ids.cast(pa.string())
+    elif _is_text(column.type) or pa.types.is_null(column.type):
+        rows, ids = _clean(frame, role, *_encode(column), report)
     else:
-        try:
-            column = column.dictionary_encode()  # One for all already.
-        except pa.ArrowNotImplementedError:  # Such as UUIDs.
-            return _factorise(column.to_pandas())
-    parts = column.chunks or [pa.array([], column.type)]
-    ids = parts[-1].dictionary
-    rows = pc.fill_null(pa.chunked_array([x.indices for x in parts]),
-                        -1).to_numpy()
-    if _is_text(ids, pa):
-        rows, ids = _clean(table, role, rows, ids, report)
-        whole = len(ids) > 0 and pc.all(
-            pc.match_substring_regex(ids, INTEGER)).as_py()
-        if id_type == 'int' and not whole and len(ids) > 0:
-            bad = next(x for x in ids.to_pylist() if not _is_integer(x))
-            raise ValueError(f"{table.where}: the {role} {shorten(bad)} is no "
-                             f"plain integer; pass id_type='str'")
-        if whole and (id_type == 'int' or (id_type == 'auto'
-                                           and table.is_text)):
-            ids = pc.cast(ids, pa.int64())
-    elif id_type == 'str':
-        ids = pc.cast(ids, pa.string())
-    if pa.types.is_signed_integer(ids.type):
-        array = ids.to_numpy(zero_copy_only=False).astype(np.int64)
-        return rows, IdMap._of(array)
-    if _is_text(ids, pa):  # A dictionary has each entry once.
-        return rows, IdMap._of(ids.to_numpy(zero_copy_only=False))
-    return rows, IdMap(ids.to_pylist())
+        raise TypeError(f'{frame.where}: the {role} ids must be strings or '
+                        f'integers (got {column.type}); convert the column '
+                        f'with .astype(str)')
+    whole = pc.match_substring_regex(ids, INTEGER)
+    if id_type == 'int' and not pc.all(whole, min_count=0).as_py():
+        bad = ids[pc.index(whole, False).as_py()].as_py()
+        raise ValueError(f"{frame.where}: the {role} {shorten(bad)} is no "
+                         f"plain integer; pass id_type='str'")
+    if id_type == 'int' or (id_type == 'auto' and frame.is_text and len(ids)
+                            and pc.all(whole).as_py()):
+        return rows, IdMap.of(ids.cast(pa.int64()).to_numpy())
+    return rows, IdMap.of(ids.to_numpy(zero_copy_only=False))
 
 
-def _is_text(column: Any, pa: Any) -> bool:
-    kind = column.type
-    return (pa.types.is_string(kind) or pa.types.is_large_string(kind)
-            or pa.types.is_string_view(kind))
+def _is_text(kind: Any) -> bool:
+    # Also `large_string` and `string_view`, which polars hands over.
+    return str(kind).endswith(('string', 'string_view'))
 
 
-def _factorise(column: Any) -> tuple[np.ndarray, IdMap]:
-    rows, values = column.factorize()
-    return rows.astype(np.int64), IdMap(list(values))
-
-
-def _is_integer(text: str) -> bool:
-    return text.lstrip('-').isdigit() and str(int(text)) == text
-
-
-def _whole_numbers(column: Any, pa: Any, pc: Any) -> Any:
-    r"""Floats that pandas made of integers, for a gap among them, go back."""
-    column = pc.if_else(pc.is_finite(column), column,
-                        pa.scalar(None, column.type))
-    if pc.all(pc.equal(column, pc.round(column))).as_py():
-        return pc.cast(column, pa.int64())
-    return column
+def _encode(column: Any) -> tuple[np.ndarray, Any]:
+    r"""The place of each value among the distinct ones, ``-1`` for a missing
+    one, and these in the order of their first appearance."""
+    pa = import_extra('pyarrow', 'tables', 'Reading a table')
+    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
+    if not pa.types.is_integer(column.type):
+        column = column.cast(pa.string() if column.nbytes < 1 << 31 else
+                             pa.large_string())
+    parts = column.dictionary_encode().chunks  # All have one dictionary.
+    if not parts:
+        return np.empty(0, np.int64), pa.array([], column.type)
+    rows = pc.fill_null(pa.chunked_array([x.indices for x in parts]), -1)
+    return rows.to_numpy(), parts[-1].dictionary
 
 
 def _clean(
-    table: Table,
+    frame: Frame,
     role: str,
     rows: np.ndarray,
     ids: Any,
     report: Report,
 ) -> tuple[np.ndarray, Any]:
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
+    r"""Takes white space from around ids; empty ones are missing."""
     pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
-    if table.is_text:
-        trimmed = pc.utf8_trim_whitespace(ids)
-        changed = pc.sum(pc.not_equal(trimmed, ids)).as_py() or 0
-        if changed:
-            if (pc.any(pc.match_substring(ids, '\n')).as_py()):
-                _raise_control(table, role)
-            report.repair(changed, f'{role} ids of {table.where} had white '
-                                   f'space around them, which was removed', 5)
-            merged = trimmed.dictionary_encode()
-            table_of = merged.indices.to_numpy(zero_copy_only=False)
-            rows = np.where(rows >= 0, table_of[rows], -1)
-            ids = merged.dictionary
-    if pc.any(pc.match_substring_regex(ids, CONTROL)).as_py():
-        _raise_control(table, role)
-    empty = pc.index(ids, '').as_py()
-    if empty >= 0:
-        rows = np.where(rows == empty, -1, rows)
-        keep = np.arange(len(ids)) != empty
-        new = np.cumsum(keep) - 1
-        rows = np.where(rows >= 0, new[rows], -1)
-        ids = ids.filter(pa.array(keep))
-    return rows, ids
+    clean = pc.utf8_trim_whitespace(ids) if frame.is_text else ids
+    bad = pc.or_(pc.match_substring_regex(clean, CONTROL),
+                 pc.match_substring(ids, '\n'))
+    at = pc.index(bad, True).as_py()
+    if at >= 0:
+        raise ValueError(
+            f'{frame.place(int(np.argmax(rows == at)))}: the {role} id '
+            f'{shorten(ids[at].as_py())} has a line break or another control '
+            f'character in it; is a quote never closed?')
+    changed = pc.sum(pc.not_equal(clean, ids)).as_py() or 0
+    report.repair(changed, f'{role} ids of {frame.where} had white space '
+                           f'around them, which was removed', 5)
+    if not changed and pc.index(clean, '').as_py() < 0:
+        return rows, ids
+    again = pc.if_else(pc.equal(clean, ''), None, clean).dictionary_encode()
+    new = pc.fill_null(again.indices, -1).to_numpy()
+    return np.append(new, -1)[rows], again.dictionary
 
 
-def _raise_control(table: Table, role: str) -> None:
-    place = table.locate(role, lambda x: any(ord(c) < 32 and c != '\t'
-                                             or ord(c) == 127 for c in x))
-    raise ValueError(f'{place}: a {role} id has a line break or another '
-                     f'control character in it; is a quote never closed?')
-
-
-def read_ratings(table: Table) -> np.ndarray | None:
-    r"""Ratings as floats, NaN where there is none, if there is such a column.
-
-    Args:
-        table (Table): The table.
-    """
-    if 'rating' not in table.columns:
-        return None
-    column = _to_float(table, 'rating')
-    if column is None:
-        place = table.locate('rating', lambda x: not _is_float(x))
-        raise ValueError(f'{place}: the rating is no number')
-    return column
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text in ('None', '<NA>', 'NaT')
-    return True
-
-
-def _to_float(table: Table, role: str) -> np.ndarray | None:
+def to_numbers(frame: Frame, role: str) -> np.ndarray:
+    r"""A column as floats :math:`[N]`, NaN where there is none."""
     pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
-    column = table.columns[role]
-    if not isinstance(column, pa.ChunkedArray):
-        return None
+    column = frame.table[role]
     try:
-        column = pc.cast(column, pa.float64(), safe=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-    if column.null_count:
-        column = pc.fill_null(column, float('nan'))
-    return column.to_numpy()
+        return column.cast(pa.float64(), safe=False).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        for row, value in enumerate(column):
+            if value.is_valid and not is_number(str(value)):
+                raise ValueError(f'{frame.place(row)}: the {role} '
+                                 f'{shorten(value.as_py())} is no '
+                                 f'number') from error
+        raise ValueError(f'{frame.where}: the {role} must be numbers '
+                         f'({error})') from error
 
 
 def read_times(
-    table: Table,
+    frame: Frame,
     unit: str | None,
     time_format: str | None,
     report: Report,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    r"""Times in milliseconds, and which ones are missing, if there is such a
-    column.
+) -> np.ndarray:
+    r"""The column of times in milliseconds since 1970 :math:`[N]`, NaN where
+    there is none.
+    """
+    pa = import_extra('pyarrow', 'tables', 'Reading a table')
+    if unit is not None and unit not in TO_MS:
+        raise ValueError(f"'time_unit' must be one of {', '.join(TO_MS)} or "
+                         f"None (got {unit!r})")
+    column = frame.table['time']
+    if _is_text(column.type):
+        return _parse_dates(frame, *_encode(column), time_format)
+    if pa.types.is_temporal(column.type):
+        zone = getattr(column.type, 'tz', None)
+        try:
+            dates = column.cast(pa.timestamp('ms', zone), safe=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(f'{frame.where}: the time must be numbers or '
+                             f'dates (got {column.type})') from error
+        return dates.cast(pa.int64()).cast(pa.float64(), safe=False).to_numpy()
+    out, counts = to_milliseconds(to_numbers(frame, 'time'), unit)
+    usual = max(counts, key=lambda name: counts[name], default=None)
+    for name in counts.keys() - {usual}:
+        report.repair(counts[name], f"times of {frame.where} were taken to "
+                                    f"count in '{name}' and the other ones in "
+                                    f"'{usual}'; pass time_unit= if that is "
+                                    f"wrong", 4)
+    return out
+
+
+def to_milliseconds(
+    value: np.ndarray,
+    unit: str | None = None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    r"""Times as whole milliseconds since 1970.
+
+    Without a ``unit`` each number tells its own by its size: below
+    :math:`10^{11}` it counts seconds, below :math:`10^{14}` milliseconds,
+    below :math:`10^{17}` microseconds, else nanoseconds. So a column in which
+    two sources are mixed is put right, number by number.
 
     Args:
-        table (Table): The table.
-        unit (str, optional): The unit of numbers, or :obj:`None`.
-        time_format (str, optional): The format of text, or :obj:`None`.
-        report (Report): Where repairs are noted.
+        value (numpy.ndarray): Numbers :math:`[N]`.
+        unit (str, optional): ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
+            (default: :obj:`None`)
+
+    Returns:
+        tuple[numpy.ndarray, dict[str, int]]: The times :math:`[N]`, float64
+        (NaN where the number is not finite), and how many numbers were in
+        which unit.
     """
-    if 'time' not in table.columns:
-        return None
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    column = table.columns['time']
-    text = not isinstance(column, pa.ChunkedArray) or pa.types.is_string(
-        column.type) or pa.types.is_large_string(column.type)
-    if text or pa.types.is_temporal(column.type):
-        pandas = import_extra('pandas', 'tables', 'Reading dates')
-        values = pandas.Series(column if not isinstance(
-            column, pa.ChunkedArray) else column.to_pandas())
-        if text:
-            values = values.where(values != '', None)
-        try:
-            value = parse_dates(values, time_format)
-        except (ValueError, TypeError) as error:
-            place = table.locate('time', lambda x: x != '' and not _is_date(
-                x, time_format))
-            raise ValueError(
-                f"{place}: the time is no date of the format "
-                f"{time_format or 'ISO 8601'}; name the format, such as "
-                f"time_format='%d.%m.%Y'") from error
-        unit = 'ms'
-    else:
-        found = _to_float(table, 'time')
-        if found is None:
-            raise ValueError(f'{table.where}: the time must be numbers or '
-                             f'dates (got the type {column.type})')
-        value = found
-    out, counts = to_milliseconds(value, unit)
-    if len(counts) > 1:
-        usual = max(counts, key=lambda name: counts[name])
-        for name in counts.keys() - {usual}:
-            report.repair(counts[name], f"times of {table.where} were taken "
-                                        f"to count in '{name}' and the other "
-                                        f"ones in '{usual}'; pass time_unit= "
-                                        f"if that is wrong", 4)
-    return out, ~np.isfinite(value)
+    finite = np.isfinite(value)
+    value = np.where(finite, value, np.nan)
+    if unit is not None:
+        return np.rint(value * TO_MS[unit]), {unit: int(finite.sum())}
+    place = np.searchsorted(BOUNDS, np.abs(value), side='right')
+    counts = np.bincount(place[finite], minlength=len(TO_MS)).tolist()
+    factor = np.array(list(TO_MS.values()))
+    return (np.rint(value * factor[place]),
+            {k: n for k, n in zip(TO_MS, counts, strict=True) if n})
 
 
-def _is_date(text: str, time_format: str | None) -> bool:
+def _parse_dates(
+    frame: Frame,
+    rows: np.ndarray,
+    values: Any,
+    time_format: str | None,
+) -> np.ndarray:
     pandas = import_extra('pandas', 'tables', 'Reading dates')
+    texts = values.to_pandas()
+    how = {'utc': True, 'format': time_format or 'ISO8601'}
     try:
-        parse_dates(pandas.Series([text]), time_format)
-    except (ValueError, TypeError):
-        return False
-    return True
+        dates = pandas.to_datetime(texts, **how)
+    except (ValueError, TypeError) as error:
+        bad = pandas.to_datetime(texts, errors='coerce', **how).isna()
+        bad &= ~texts.str.lower().isin(['', 'nan', 'nat'])
+        at = int(np.argmax(bad))
+        raise ValueError(
+            f"{frame.place(int(np.argmax(rows == at)))}: the time "
+            f"{shorten(texts[at])} is no date of the format "
+            f"{time_format or 'ISO 8601'}; name the format, such as "
+            f"time_format='%d.%m.%Y'") from error
+    dates = dates.dt.tz_localize(None).to_numpy().astype('datetime64[ms]')
+    out = np.where(np.isnat(dates), np.nan, dates.astype(np.int64))
+    return np.append(out, np.nan)[rows]

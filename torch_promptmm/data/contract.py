@@ -2,32 +2,34 @@ r"""The data contract: reads and checks a graph of users and items."""
 
 from __future__ import annotations
 
-import operator
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from ._edges import (
+from torch_promptmm.checks import check_int, check_mask
+from torch_promptmm.data._edges import (
+    EdgeType,
+    check_edge_range,
     check_edges,
-    check_range,
     difference_edges,
+    stored_edges,
     union_edges,
     unique_edges,
 )
-from ._features import (
+from torch_promptmm.data.modalities import (
     MASK_SUFFIX,
     check_feature,
-    check_mask,
     check_rows,
     find_modalities,
 )
-from ._features import check_finite as _check_finite
+from torch_promptmm.data.modalities import check_finite as _check_finite
 
-EdgeType = tuple[str, str, str]
 DEFAULT_EDGE_TYPE: EdgeType = ('user', 'interacts', 'item')
 SPLIT_HINT = ("RandomLinkSplit(..., edge_types=[{edge_type}], "
               "split_labels=False, key='edge_label', "
@@ -46,11 +48,11 @@ class InteractionData:
         label_index (torch.Tensor, optional): The positives
             :math:`[2, P]` of :obj:`edge_label_index` in the same form, or
             :obj:`None` where the graph has none.
-        features (Dict[str, torch.Tensor]): The features
+        features (dict): The features
             :math:`[I, d_m]` of each modality, by reference.
-        masks (Dict[str, torch.Tensor]): The masks :math:`[I]` of the
+        masks (dict): The masks :math:`[I]` of the
             modalities that have one.
-        edge_type (Tuple[str, str, str]): Where the interactions were found.
+        edge_type (tuple): Where the interactions were found.
     """
     num_users: int
     num_items: int
@@ -72,13 +74,16 @@ def read_graph(
     r"""Reads and checks a graph of the data contract. Neither the graph nor
     its features are changed or copied.
 
+    The interactions are read from :obj:`edge_index`, or else, after
+    :class:`~torch_geometric.transforms.ToSparseTensor`, from :obj:`adj_t`.
+
     Args:
         data (HeteroData): Users and items with their interactions.
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions, from users to items. If :obj:`None`, it is
             :obj:`("user", "interacts", "item")`, or else the only edge type
             there is. (default: :obj:`None`)
-        modalities (List[str], optional): The attributes of the items that are
+        modalities (list of str, optional): The attributes of the items that are
             modalities. If :obj:`None`, these are all two-dimensional
             floating-point attributes. (default: :obj:`None`)
         need_features (bool, optional): If set to :obj:`True`, a graph without
@@ -91,10 +96,6 @@ def read_graph(
         TypeError: If something is of another type than the contract's.
         ValueError: If sizes, ids or values contradict each other.
     """
-    if not isinstance(data, HeteroData):
-        raise TypeError(f"'data' must be a torch_geometric.data.HeteroData "
-                        f"(got {type(data).__name__}); build one with "
-                        f"torch_promptmm.data.from_interactions")
     edge_type = _find_edge_type(data, edge_type)
     user, _, item = edge_type
 
@@ -109,7 +110,8 @@ def read_graph(
         if check_finite:
             _check_finite(value, path)
         if (mask := data[item].get(name + MASK_SUFFIX)) is not None:
-            masks[name] = check_mask(mask, path + MASK_SUFFIX, num_items)
+            masks[name] = check_mask(path + MASK_SUFFIX, mask, num_items,
+                                     some=True)
 
     edge_index = _read_edges(data, edge_type, num_users, num_items)
     return InteractionData(
@@ -123,10 +125,33 @@ def read_graph(
     )
 
 
+def with_edge_index(
+    data: HeteroData,
+    edge_type: EdgeType | None = None,
+) -> HeteroData:
+    r"""Returns the graph with its interactions in :obj:`edge_index` alone.
+
+    For those who choose among interactions, and would leave :obj:`adj_t` as
+    it was: where there is one, a shallow copy without it.
+
+    Args:
+        data (HeteroData): The graph.
+        edge_type (tuple, optional): The edge type of the interactions, see
+            :func:`read_graph`. (default: :obj:`None`)
+    """
+    edge_type = _find_edge_type(data, edge_type)
+    if 'adj_t' not in data[edge_type]:
+        return data
+    out = copy.copy(data)
+    out[edge_type].edge_index = stored_edges(data, edge_type)[1]
+    del out[edge_type].adj_t
+    return out
+
+
 def supervision(graph: InteractionData) -> Tensor:
     r"""The interactions to train on :math:`[2, P]`: the positives of
-    :obj:`edge_label_index` where there are any labels, else the known ones.
-    """
+    :obj:`edge_label_index` where there are any labels, else the known
+    ones."""
     if graph.label_index is None:
         return graph.edge_index
     if graph.label_index.size(1) == 0:
@@ -139,8 +164,7 @@ def supervision(graph: InteractionData) -> Tensor:
 def known_interactions(graph: InteractionData) -> Tensor:
     r"""What the users of a *training* graph are known to have
     :math:`[2, N]`, sorted: the union of :obj:`edge_index` and the positives
-    of :obj:`edge_label_index`. None of it is a negative, or recommended.
-    """
+    of :obj:`edge_label_index`. None of it is a negative, or recommended."""
     if graph.label_index is None:
         return graph.edge_index
     return union_edges(graph.edge_index, graph.label_index, graph.num_items)
@@ -185,7 +209,7 @@ def check_same_entities(
     Args:
         a (InteractionData): The one graph.
         b (InteractionData): The other graph.
-        names (Tuple[str, str], optional): What to call them in the message.
+        names (tuple, optional): What to call them in the message.
             (default: :obj:`("train_data", "val_data")`)
     """
     for kind in ['users', 'items']:
@@ -197,8 +221,25 @@ def check_same_entities(
                 f"num_{kind} when you build them")
 
 
+def warn_identical_splits(val: Tensor | None, test: Tensor | None) -> None:
+    r"""Warns if validation and test are the same interactions, as in some
+    published data.
+
+    Args:
+        val (torch.Tensor, optional): The positives of the one :math:`[2, P]`,
+            sorted, as :class:`InteractionData` has them.
+        test (torch.Tensor, optional): Those of the other.
+    """
+    if (val is not None and test is not None and val.size(1) > 0
+            and torch.equal(val, test)):
+        warnings.warn(
+            f'Validation and test are the same {val.size(1)} interactions: '
+            f'what is picked by the validation fits the test, whose results '
+            f'are too good', stacklevel=3)
+
+
 def check_edge_type(edge_type: Any) -> EdgeType:
-    r"""Returns ``edge_type`` if it can be one from users to items."""
+    r"""Returns :obj:`edge_type` if it can be one from users to items."""
     if (not isinstance(edge_type, (tuple, list)) or len(edge_type) != 3
             or not all(isinstance(name, str) for name in edge_type)):
         raise TypeError(f"'edge_type' must be a tuple of three names, (user, "
@@ -209,10 +250,11 @@ def check_edge_type(edge_type: Any) -> EdgeType:
     return tuple(edge_type)
 
 
-# Private ######################################################################
-
-
 def _find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
+    if not isinstance(data, HeteroData):
+        raise TypeError(f"'data' must be a torch_geometric.data.HeteroData "
+                        f"(got {type(data).__name__}); build one with "
+                        f"torch_promptmm.data.from_interactions")
     available = data.edge_types
     if edge_type is not None:
         edge_type = check_edge_type(edge_type)
@@ -269,14 +311,9 @@ def _num_nodes(
     attrs = _node_attrs(data, kind)
     path = f"data['{kind}'].num_nodes"
     if 'num_nodes' in attrs:
-        try:
-            value = operator.index(attrs['num_nodes'])
-        except TypeError as error:
-            raise TypeError(f"'{path}' must be an integer (got "
-                            f"{attrs['num_nodes']!r})") from error
-        if value <= 0:
-            raise ValueError(f"'{path}' must be positive (got {value})")
-        return value
+        value = attrs['num_nodes']
+        return check_int(
+            path, value.item() if isinstance(value, Tensor) else value, 1)
 
     tensors = features or {
         name: value
@@ -291,24 +328,13 @@ def _num_nodes(
     return next(iter(sizes.values()))
 
 
-def _read_edges(
-    data: HeteroData,
-    edge_type: EdgeType,
-    num_users: int,
-    num_items: int,
-) -> Tensor:
-    path = f'data[{edge_type}].edge_index'
-    store: Mapping[str, Any] = data[edge_type]
-    if 'edge_index' not in store:
-        raise ValueError(f"'{path}' is missing (there is "
-                         f"{sorted(store.keys())}); where T.ToSparseTensor "
-                         f"was applied, leave it out or pass "
-                         f"remove_edge_index=False")
-    index = check_edges(store['edge_index'], path)
-    check_range(index, path, num_users, num_items)
+def _read_edges(data: HeteroData, edge_type: EdgeType, num_users: int,
+                num_items: int) -> Tensor:
+    name, index = stored_edges(data, edge_type, (num_users, num_items))
+    check_edge_range(name, index, num_users, num_items)
     if index.size(1) == 0:
-        raise ValueError(f"'{path}' is empty (got shape [2, 0]); a graph "
-                         f"needs at least one interaction")
+        raise ValueError(f"'{name}' is empty; a graph needs at least one "
+                         f"interaction")
     return index
 
 
@@ -324,8 +350,8 @@ def _read_labels(
         _check_split_keys(store, edge_type)
         return None
 
-    index = check_edges(store['edge_label_index'], path)
-    check_range(index, path, num_users, num_items)
+    index = check_edges(path, store['edge_label_index'])
+    check_edge_range(path, index, num_users, num_items)
     if 'edge_label' in store:
         label = store['edge_label']
         if not isinstance(label, Tensor):
@@ -345,11 +371,7 @@ def _check_split_keys(store: Mapping[str, Any], edge_type: EdgeType) -> None:
     for name in store:
         key = name[:-len('_index')]
         if name.endswith('_index') and name != 'edge_index' and key in store:
-            _raise_split_key(name, edge_type)
-
-
-def _raise_split_key(name: str, edge_type: EdgeType) -> NoReturn:
-    raise ValueError(
-        f"'data[{edge_type}]' has its held-out interactions under '{name}' "
-        f"instead of 'edge_label_index'; split the data with "
-        f"{SPLIT_HINT.format(edge_type=edge_type)}")
+            raise ValueError(
+                f"'data[{edge_type}]' has its held-out interactions under "
+                f"'{name}' instead of 'edge_label_index'; split the data "
+                f"with {SPLIT_HINT.format(edge_type=edge_type)}")

@@ -1,8 +1,11 @@
+r"""Gives the items of a graph their features, by id."""
+
 from __future__ import annotations
 
 import copy
 import os
-import os.path as osp
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +13,18 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from ._features import BLOCK_NUMEL, MASK_SUFFIX
-from .contract import EdgeType, read_graph
-from .csv_scan import shorten
-from .feature_files import read_source
-from .ids import IdMap, item_ids
-from .report import Report, report_of
+from torch_promptmm.data.contract import EdgeType, read_graph
+from torch_promptmm.data.ids import IdMap, item_ids
+from torch_promptmm.data.matrices import (
+    TABLES,
+    matrix_files,
+    read_mask,
+    read_source,
+)
+from torch_promptmm.data.modalities import BLOCK_NUMEL, MASK_SUFFIX
+from torch_promptmm.data.report import Report, report_of, shorten
 
-PathLike = str | os.PathLike[str]
+FLOATS = (np.float16, np.float32, np.float64)
 ID_FILES = ('{}_ids.txt', '{}_ids.json', '{}_ids.npy', '{}.ids', 'ids.txt',
             'ids.json', 'ids.npy', 'item_ids.txt', 'item_ids.json')
 
@@ -31,6 +38,7 @@ def add_features(
     mmap: bool = False,
     max_bytes: int | None = None,
     edge_type: EdgeType | None = None,
+    columns: Collection[str] | None = None,
 ) -> HeteroData:
     r"""Gives the items of a graph the features of one modality, by id.
 
@@ -50,23 +58,30 @@ def add_features(
     Args:
         data (HeteroData): The graph; it is not changed.
         name (str): The name of the modality.
-        source (str or numpy.ndarray or torch.Tensor or Mapping): A matrix
-            with one row an id (the path of a :obj:`.npy` or :obj:`.npz` file,
-            or the matrix itself), the path of a Parquet file with a column of
-            ids and a column of lists or columns of numbers, or a mapping from
-            id to vector.
+        source (str or numpy.ndarray or torch.Tensor or Mapping or table): A
+            matrix with one row an id (the path of a :obj:`.npy` or
+            :obj:`.npz` file, or the matrix itself), a mapping from id to
+            vector, or a table with a column of ids and a column of lists or
+            columns of numbers: the path of a Parquet file, or a frame of
+            pandas, polars, pyarrow, DuckDB or whatever else has
+            :meth:`__arrow_c_stream__`.
         ids (list or str, optional): The ids of the rows of a matrix, or the
             path of a file that holds them (one a line in :obj:`.txt`; a list
             in :obj:`.json`; an array in :obj:`.npy`). (default: :obj:`None`)
-        id_column (str, optional): The column of the ids in a Parquet file. If
-            :obj:`None`, the first one. (default: :obj:`None`)
+        id_column (str, optional): The column of the ids in a table. If
+            :obj:`None`, the first one, or the named index of a pandas frame
+            if the first one holds no ids. (default: :obj:`None`)
         mmap (bool, optional): If set to :obj:`True`, a :obj:`.npy` file is
             mapped into memory. It stays mapped if its rows are in the order of
             the items already. (default: :obj:`False`)
         max_bytes (int, optional): The most that an :obj:`.npz` archive may
             unpack to. (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
+        columns (list of str, optional): The columns of the features in a
+            table. If :obj:`None`, all but the ids and the index of a pandas
+            frame; a column that looks like ids is an error then. The report
+            names those that were taken. (default: :obj:`None`)
 
     Returns:
         HeteroData: A shallow copy of the graph with the features.
@@ -74,58 +89,25 @@ def add_features(
     Raises:
         ValueError: If the source is not as described.
     """
-    graph = read_graph(data, edge_type, modalities=[])
-    catalogue = item_ids(data, graph.edge_type)
     report = Report()
-    matrix, row_ids, where = read_source(source, ids, id_column, mmap,
-                                         max_bytes)
-    if matrix.ndim != 2 or matrix.shape[1] == 0:
-        raise ValueError(f'{where}: features must be a matrix, one row an '
-                         f'item (got the shape {list(matrix.shape)})')
-    if matrix.dtype.kind not in 'fiu':
-        raise ValueError(f'{where}: features must be numbers (got the dtype '
-                         f'{matrix.dtype})')
-    if row_ids is None:
-        rows = _rows_in_order(matrix, catalogue, graph.num_items, where)
-    else:
-        if len(row_ids) != len(matrix):
-            raise ValueError(f'{where}: {len(row_ids)} ids for '
-                             f'{len(matrix)} rows; there must be one id a '
-                             f'row')
-        rows = _match(row_ids, catalogue, graph.num_items, name, where,
-                      report)
-
-    feature, mask = _arrange(matrix, rows, name, where, report)
-    if not bool(mask.any()):
-        raise ValueError(f'{where}: no item has a feature ({report}); are '
-                         f'the ids those of the interactions, such as '
-                         f'{_example(catalogue)}?')
-    out = copy.copy(data)
-    item = graph.edge_type[2]
-    out[item][name] = feature
-    if name + MASK_SUFFIX in out[item]:
-        del out[item][name + MASK_SUFFIX]
-    if not bool(mask.all()):
-        report.repair(int((~mask).sum()),
-                      f"of {graph.num_items} items have no '{name}' feature; "
-                      f"they are masked")
-        out[item][name + MASK_SUFFIX] = mask
-    out.report = report_of(data) + report
-    return out
+    matrix, row_ids, where = read_source(source, ids, id_column, columns,
+                                         mmap, max_bytes, report)
+    return _add(data, name, matrix, row_ids, where, report, edge_type)
 
 
 def add_feature_folder(
     data: HeteroData,
-    root: PathLike,
+    root: str | os.PathLike[str],
     mmap: bool = False,
     edge_type: EdgeType | None = None,
 ) -> HeteroData:
     r"""Gives the items of a graph all features of a folder, by id.
 
-    Each :obj:`<name>.npy` with a float matrix is the modality ``<name>``; its
+    Each :obj:`<name>.npy` with a matrix is the modality ``<name>``; its
     ids lie beside it in :obj:`<name>_ids.txt` (one id a line),
     :obj:`<name>_ids.json` or :obj:`<name>_ids.npy`, or in an
-    :obj:`ids.txt`, :obj:`ids.json` or :obj:`ids.npy` for all of them. Each
+    :obj:`ids.txt`, :obj:`ids.json` or :obj:`ids.npy` for all of them. Rows
+    that are :obj:`False` in a :obj:`<name>_mask.npy` are missing. Each
     :obj:`<name>.parquet` has its ids in its first column.
 
     Args:
@@ -133,53 +115,88 @@ def add_feature_folder(
         root (str): The folder.
         mmap (bool, optional): See :func:`add_features`.
             (default: :obj:`False`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
 
     Raises:
         ValueError: If there is no feature, or one without ids.
     """
-    root = osp.expanduser(os.fspath(root))
-    if not osp.isdir(root):
+    root = Path(root).expanduser()
+    if not root.is_dir():
         raise ValueError(f"'root' must be a folder (got {root})")
-    found = 0
-    for file in sorted(os.listdir(root)):
-        name, suffix = osp.splitext(file)
-        is_ids = name == 'ids' or name.endswith('_ids')
-        if suffix not in ('.npy', '.parquet') or is_ids or file[0] == '.':
-            continue
-        ids = None
-        if suffix == '.npy':
-            ids = next((osp.join(root, x.format(name)) for x in ID_FILES
-                        if osp.isfile(osp.join(root, x.format(name)))), None)
-        data = add_features(data, name, osp.join(root, file), ids, mmap=mmap,
-                            edge_type=edge_type)
-        found += 1
-    if not found:
+    files = {name: path for name, path in
+             matrix_files(root, kinds=('.npy', *TABLES)).items()
+             if name != 'ids' and not name.endswith('_ids')}
+    if not files:
         raise ValueError(f"'root' has no .npy or .parquet file with features "
-                         f"in it ({root} holds {sorted(os.listdir(root))})")
+                         f"in it ({root} holds "
+                         f"{sorted(x.name for x in root.iterdir())})")
+    for name, path in files.items():
+        ids = None
+        if path.suffix == '.npy':
+            ids = next((root / x.format(name) for x in ID_FILES
+                        if (root / x.format(name)).is_file()), None)
+        report = Report()
+        matrix, row_ids, where = read_source(path, ids, None, None, mmap,
+                                             None, report)
+        mask = read_mask(path, len(matrix))
+        data = _add(data, name, matrix, row_ids, where, report, edge_type,
+                    mask)
     return data
 
 
-# Private ######################################################################
-
-
-def _rows_in_order(
+def _add(
+    data: HeteroData,
+    name: str,
     matrix: np.ndarray,
-    catalogue: IdMap | None,
-    num_items: int,
+    row_ids: list[Any] | None,
     where: str,
-) -> np.ndarray:
-    if catalogue is not None:
+    report: Report,
+    edge_type: EdgeType | None,
+    row_mask: Tensor | None = None,
+) -> HeteroData:
+    graph = read_graph(data, edge_type, modalities=[])
+    catalogue = item_ids(data, graph.edge_type)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise ValueError(f'{where}: features must be a matrix, one row an '
+                         f'item (got the shape {list(matrix.shape)})')
+    if matrix.dtype.kind not in 'fiu':
+        raise ValueError(f'{where}: features must be numbers (got the dtype '
+                         f'{matrix.dtype})')
+    if row_ids is None and catalogue is not None:
         raise ValueError(
             f"'ids' must say which item each row of {where} belongs to; the "
             f"items of this graph have ids, such as {_example(catalogue)} "
             f"(if the rows are in their order already, pass "
             f"ids=item_ids(data))")
-    if len(matrix) != num_items:
-        raise ValueError(f'{where}: {len(matrix)} rows for {num_items} '
+    if row_ids is None and len(matrix) != graph.num_items:
+        raise ValueError(f'{where}: {len(matrix)} rows for {graph.num_items} '
                          f'items; pass ids=')
-    return np.arange(num_items)
+    if row_ids is not None and len(row_ids) != len(matrix):
+        raise ValueError(f'{where}: {len(row_ids)} ids for {len(matrix)} '
+                         f'rows; there must be one id a row')
+    rows = (np.arange(graph.num_items) if row_ids is None else
+            _match(row_ids, catalogue, graph.num_items, name, where, report))
+    if row_mask is not None:
+        rows[(rows >= 0) & ~row_mask.numpy()[rows]] = -1
+
+    feature, mask = _arrange(matrix, rows)
+    feature, mask = mask_broken(feature, mask, name, where, report)
+    if not bool(mask.any()):
+        raise ValueError(f'{where}: no item has a feature ({report}); are '
+                         f'the ids those of the interactions, such as '
+                         f'{_example(catalogue)}?')
+    out = copy.copy(data)
+    store = out[graph.edge_type[2]]
+    store[name] = feature
+    store.pop(name + MASK_SUFFIX, None)
+    if not bool(mask.all()):
+        report.repair(int((~mask).sum()),
+                      f"of {graph.num_items} items have no '{name}' feature; "
+                      f"they are masked", 4)
+        store[name + MASK_SUFFIX] = mask
+    out.report = report_of(data) + report
+    return out
 
 
 def _match(
@@ -190,7 +207,7 @@ def _match(
     where: str,
     report: Report,
 ) -> np.ndarray:
-    r"""For each item the row with its feature, or ``-1``."""
+    r"""For each item the row with its feature, or :obj:`-1`."""
     if catalogue is None:
         catalogue = IdMap(range(num_items))
     if catalogue.kind == 'int' and all(isinstance(x, str) for x in row_ids):
@@ -203,45 +220,31 @@ def _match(
                          f'text, such as {_example(catalogue)}; make them '
                          f'alike')
     items = catalogue.encode(row_ids, unknown='mark').numpy()
-    unknown = int((items < 0).sum())
-    report.repair(unknown, f"rows of '{name}' belong to no item of the graph "
-                           f"and were left out", 4)
+    report.repair(int((items < 0).sum()), f"rows of '{name}' belong to no "
+                  f"item of the graph and were left out", 5)
     known = np.flatnonzero(items >= 0)
     rows = np.full(num_items, -1, dtype=np.int64)
     rows[items[known[::-1]]] = known[::-1]  # The first row of an id wins.
-    repeated = len(known) - int((rows >= 0).sum())
-    report.repair(repeated, f"rows of '{name}' repeat an id and were left "
-                            f"out", 4)
+    report.repair(len(known) - int((rows >= 0).sum()), f"rows of '{name}' "
+                  f"repeat an id and were left out", 5)
     return rows
 
 
-def _arrange(
-    matrix: np.ndarray,
-    rows: np.ndarray,
-    name: str,
-    where: str,
-    report: Report,
-) -> tuple[Tensor, Tensor]:
+def _arrange(matrix: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     r"""Rows in the order of the items, zero where missing, in blocks."""
     mask = rows >= 0
-    ordered = len(rows) == len(matrix) and bool(
-        (rows == np.arange(len(rows))).all())
-    floats = (np.float32, np.float64, np.float16)
-    if ordered and matrix.dtype in floats and matrix.dtype.isnative:
-        feature = torch.from_numpy(
-            matrix if matrix.flags.writeable else matrix.copy())
+    known = matrix.dtype in FLOATS and matrix.dtype.isnative
+    if known and np.array_equal(rows, np.arange(len(matrix))):
+        feature = matrix if matrix.flags.writeable else matrix.copy()
     else:
         kind = matrix.dtype.newbyteorder('=')
-        if kind not in floats:
-            kind = np.dtype(np.float32)
-        out = np.zeros((len(rows), matrix.shape[1]), dtype=kind)
+        feature = np.zeros((len(rows), matrix.shape[1]),
+                           kind if kind in FLOATS else np.float32)
         step = max(1, BLOCK_NUMEL // matrix.shape[1])
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            out[part][mask[part]] = matrix[rows[part][mask[part]]]
-        feature = torch.from_numpy(out)
-
-    return mask_broken(feature, torch.from_numpy(mask), name, where, report)
+            feature[part][mask[part]] = matrix[rows[part][mask[part]]]
+    return torch.from_numpy(feature), torch.from_numpy(mask)
 
 
 def mask_broken(
@@ -251,17 +254,12 @@ def mask_broken(
     where: str,
     report: Report,
 ) -> tuple[Tensor, Tensor]:
-    r"""Takes rows with NaN or infinite entries for missing.
-
-    Args:
-        feature (torch.Tensor): The features :math:`[I, d_m]`; left as they
-            are.
-        mask (torch.Tensor): The items that have one :math:`[I]`.
-        name (str): The name of the modality.
-        where (str): How a warning calls the source.
-        report (Report): Where repairs are noted.
-    """
-    broken = _not_finite(feature) & mask
+    r"""Takes rows with NaN or infinite entries for missing: features
+    :math:`[I, d_m]`, which stay as they are, and mask :math:`[I]` without
+    them."""
+    step = max(1, BLOCK_NUMEL // feature.size(1))
+    broken = mask & ~torch.cat([x.isfinite().all(dim=1)
+                                for x in feature.split(step)])
     if bool(broken.any()):
         report.repair(int(broken.sum()),
                       f"rows of '{name}' ({where}) have NaN or infinite "
@@ -270,13 +268,6 @@ def mask_broken(
         feature[broken] = 0
         mask = mask & ~broken
     return feature, mask
-
-
-def _not_finite(feature: Tensor) -> Tensor:
-    step = max(1, BLOCK_NUMEL // feature.size(1))
-    parts = [~feature[i:i + step].isfinite().all(dim=1)
-             for i in range(0, feature.size(0), step)]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
 
 
 def _example(catalogue: IdMap | None) -> str:

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_int
-
-from .contract import EdgeType, InteractionData, read_graph
-from .ids import IdMap
-from .report import report_of
-from .split import check_unsplit
+from torch_promptmm.data.contract import (
+    EdgeType,
+    read_graph,
+    with_edge_index,
+)
+from torch_promptmm.data.split import check_unsplit
+from torch_promptmm.data.subgraph import subgraph
 
 
 def k_core(
@@ -64,7 +62,7 @@ class KCore(BaseTransform):
         user_k (int): The least number of interactions of a user.
         item_k (int, optional): The least number of an item. If :obj:`None`,
             :obj:`user_k`. (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
 
     Raises:
@@ -82,70 +80,27 @@ class KCore(BaseTransform):
         self.edge_type = edge_type
 
     def forward(self, data: HeteroData) -> HeteroData:
+        data = with_edge_index(data, self.edge_type)
         graph = read_graph(data, self.edge_type, modalities=[])
         check_unsplit(data, graph.edge_type, 'KCore')
-        store = data[graph.edge_type]
-        edge_index = store.edge_index.long()
-        user, item = edge_index.numpy(force=True)
+        user, item = data[graph.edge_type].edge_index.numpy(force=True)
         rows = k_core(user, item, self.user_k, self.item_k)
         if len(rows) == 0:
             raise ValueError(
                 f"No interaction is left in the core of users with "
                 f"{self.user_k} and items with {self.item_k} interactions "
                 f"(of {len(user)}); lower 'user_k' or 'item_k'")
-        keep = [np.unique(user[rows]), np.unique(item[rows])]
-        out = _take(data, graph, torch.from_numpy(rows), keep)
-        report = report_of(data)
+        # All interactions between those who stay are in the core.
+        users, items = np.unique(user[rows]), np.unique(item[rows])
+        out = subgraph(data, graph.edge_type, None, torch.from_numpy(users),
+                       torch.from_numpy(items))
+        report = out.report
         name = f'in the {self.user_k}-{self.item_k}-core'
         report.note(len(user) - len(rows), f'interactions are not {name}')
-        report.note(graph.num_users - len(keep[0]), f'users are not {name}')
-        report.note(graph.num_items - len(keep[1]), f'items are not {name}')
-        out.report = report
+        report.note(graph.num_users - len(users), f'users are not {name}')
+        report.note(graph.num_items - len(items), f'items are not {name}')
         return out
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(user_k={self.user_k}, '
                 f'item_k={self.item_k})')
-
-
-# Private ######################################################################
-
-
-def _take(
-    data: HeteroData,
-    graph: InteractionData,
-    rows: Tensor,
-    keep: list[np.ndarray],
-) -> HeteroData:
-    r"""The graph of a part of the interactions, users and items."""
-    out = copy.copy(data)
-    sizes = [graph.num_users, graph.num_items]
-    index = data[graph.edge_type].edge_index.long()[:, rows]
-    for end, kind in [(0, graph.edge_type[0]), (1, graph.edge_type[2])]:
-        nodes = torch.from_numpy(keep[end])
-        new = torch.full((sizes[end],), -1)
-        new[nodes] = torch.arange(len(nodes))
-        index[end] = new[index[end]]
-        whole = len(nodes) == sizes[end]
-        for name, value in list(data[kind].items()):
-            if not whole:
-                out[kind][name] = _take_rows(value, nodes, sizes[end])
-        out[kind].num_nodes = len(nodes)
-    for name, value in list(data[graph.edge_type].items()):
-        is_attr = isinstance(value, Tensor) and name != 'edge_index'
-        if is_attr and value.size(0) == data[graph.edge_type].num_edges:
-            out[graph.edge_type][name] = value[rows]
-    out[graph.edge_type].edge_index = index
-    return out
-
-
-def _take_rows(value: Any, rows: Tensor, num_rows: int) -> Any:
-    if isinstance(value, IdMap):
-        return value.subset(rows)
-    if isinstance(value, Tensor) and value.dim() and len(value) == num_rows:
-        return value[rows]
-    if isinstance(value, np.ndarray) and len(value) == num_rows:
-        return value[rows.numpy()]
-    return value
-
-

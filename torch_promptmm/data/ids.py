@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import datetime
 import json
 import operator
-import uuid
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,12 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from .contract import DEFAULT_EDGE_TYPE, EdgeType, read_graph
+from torch_promptmm.checks import check_choice
+from torch_promptmm.data.contract import (
+    DEFAULT_EDGE_TYPE,
+    EdgeType,
+    read_graph,
+)
 
 ATTRIBUTE = 'raw_id'
 FORMAT = 'torch_promptmm.IdMap/1'
@@ -33,30 +36,41 @@ class IdMap:
         ids.decode(torch.tensor([1]))    # ['ben']
 
     Args:
-        ids (Iterable): The ids, each one once: strings, integers, or any
-            other hashable values. Numpy scalars become Python's.
+        ids (Iterable): The ids, each one once: all strings, or all integers
+            of 64 bits.
 
     Raises:
-        TypeError: If an id cannot be hashed.
+        TypeError: If an id is something else.
         ValueError: If an id occurs twice.
     """
     def __init__(self, ids: Iterable[Any]) -> None:
-        values = _to_list(ids)
-        if all(type(x) is int and -2**63 <= x < 2**63 for x in values):
-            self._array = np.array(values, dtype=np.int64)
-        else:
-            self._array = np.empty(len(values), dtype=object)
-            for i, x in enumerate(values):  # At once, tuples would spread.
-                self._array[i] = x
-        self._rows: dict[Hashable, int] | None = None
-        self._check_unique()
+        self._array = _to_array(_to_list(ids))
+        self._rows: dict[Any, int] | None = None
+        count = (len(np.unique(self._array)) if self.kind == 'int' else
+                 len(set(self._array)))
+        if count < len(self):
+            seen: set[Any] = set()
+            twice = next(x for x in self.to_list()
+                         if x in seen or seen.add(x))  # type: ignore
+            raise ValueError(f"'ids' has {twice!r} more than once; each row "
+                             f"must have an id of its own")
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> IdMap:
+        r"""The map of an array whose ids are known to be sound.
+
+        Args:
+            array (numpy.ndarray): The ids :math:`[N]`, int64 or an array of
+                :class:`str` objects, each one once.
+        """
+        out = cls.__new__(cls)
+        out._array, out._rows = array, None
+        return out
 
     @property
     def kind(self) -> str:
-        r"""``'int'``, ``'str'`` or, for anything else, ``'any'``."""
-        if self._array.dtype == np.int64:
-            return 'int'
-        return 'str' if all(type(x) is str for x in self._array) else 'any'
+        r"""``'int'`` or ``'str'``."""
+        return 'int' if self._array.dtype == np.int64 else 'str'
 
     def encode(self, raw: Any, unknown: str = 'error') -> Tensor:
         r"""Rows of raw ids.
@@ -73,15 +87,23 @@ class IdMap:
         Raises:
             ValueError: If an id is unknown.
         """
-        if unknown not in ('error', 'mark'):
-            raise ValueError(f"'unknown' must be 'error' or 'mark' (got "
-                             f"{unknown!r})")
+        check_choice('unknown', unknown, ('error', 'mark'))
         values = _to_list(raw)
         rows = self._lookup()
-        out = [rows.get(_hashable(x), -1) for x in values]
+        try:
+            out = [rows.get(x, -1) for x in values]
+        except TypeError as error:  # Not even hashable.
+            raise TypeError(f"'raw' must hold strings or integers "
+                            f"({error})") from error
         if unknown == 'error' and -1 in out:
-            self._raise_unknown([x for x, i in zip(values, out, strict=True)
-                                 if i < 0])
+            lost = [x for x, row in zip(values, out, strict=True) if row < 0]
+            hint = ''
+            if self.kind == 'str' and not isinstance(lost[0], str):
+                hint = '; the ids here are strings, so pass strings'
+            elif self.kind == 'int' and isinstance(lost[0], str):
+                hint = '; the ids here are integers, so pass integers'
+            raise ValueError(f"{len(lost)} unknown ids, such as {lost[0]!r}"
+                             f"{hint} (unknown='mark' returns -1 for them)")
         return torch.tensor(out, dtype=torch.long)
 
     def decode(self, rows: Any) -> Any:
@@ -113,16 +135,7 @@ class IdMap:
 
     def subset(self, rows: Any) -> IdMap:
         r"""The map of a part of the rows, renumbered in the order given."""
-        index = torch.as_tensor(rows).numpy(force=True)
-        return IdMap._of(self._array[index])
-
-    @classmethod
-    def _of(cls, array: np.ndarray) -> IdMap:
-        r"""The map of an array whose ids are known to be sound: int64, or
-        objects that are unique and hashable."""
-        out = cls.__new__(cls)
-        out._array, out._rows = array, None
-        return out
+        return IdMap.of(self._array[torch.as_tensor(rows).numpy(force=True)])
 
     def to_list(self) -> list[Any]:
         r"""The ids in the order of the rows."""
@@ -130,12 +143,8 @@ class IdMap:
 
     def to_bytes(self) -> bytes:
         r"""The map as JSON in UTF-8, see :meth:`from_bytes`."""
-        kind = self.kind
-        ids = self.to_list()
-        if kind == 'any':
-            ids = [_to_json(x) for x in ids]
-        body = {'format': FORMAT, 'kind': kind, 'ids': ids}
-        return json.dumps(body, ensure_ascii=True).encode()
+        return json.dumps({'format': FORMAT, 'kind': self.kind,
+                           'ids': self.to_list()}).encode()
 
     @classmethod
     def from_bytes(cls, value: bytes) -> IdMap:
@@ -148,15 +157,11 @@ class IdMap:
             body = json.loads(value)
             if body['format'] != FORMAT:
                 raise ValueError(f"of the format {body['format']!r}")
-            ids = body['ids']
-            if body['kind'] == 'any':
-                ids = [_from_json(x) for x in ids]
-            out = cls(ids)
+            out = cls(body['ids'])
             if len(out) > 0 and out.kind != body['kind']:
                 raise ValueError(f"ids of the kind {out.kind!r} instead of "
                                  f"{body['kind']!r}")
-        except (ValueError, KeyError, TypeError, IndexError,
-                RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"'value' is no id map ({error}); expected what "
                              f"IdMap.to_bytes() returns") from error
         return out
@@ -168,18 +173,14 @@ class IdMap:
         return self.decode(operator.index(row))
 
     def __contains__(self, raw: object) -> bool:
-        try:
-            return raw in self._lookup()
-        except TypeError:
-            return False
+        return isinstance(raw, (str, int)) and raw in self._lookup()
 
     def __iter__(self) -> Any:
         return iter(self.to_list())
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, IdMap):
-            return False
-        return self is other or self.to_list() == other.to_list()
+        return isinstance(other, IdMap) and (
+            self is other or self.to_list() == other.to_list())
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -189,38 +190,10 @@ class IdMap:
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({len(self)})'
 
-    def _lookup(self) -> dict[Hashable, int]:
+    def _lookup(self) -> dict[Any, int]:
         if self._rows is None:
-            ids = self._array.tolist()
-            self._rows = {x: i for i, x in enumerate(ids)}
+            self._rows = {x: i for i, x in enumerate(self.to_list())}
         return self._rows
-
-    def _check_unique(self) -> None:
-        if self._array.dtype == np.int64:
-            duplicate = len(np.unique(self._array)) < len(self._array)
-        else:
-            ids = self._array.tolist()
-            try:
-                duplicate = len(set(ids)) < len(ids)
-            except TypeError:
-                for x in ids:
-                    _hashable(x)
-                raise
-        if duplicate:
-            seen: set[Any] = set()
-            first = next(x for x in self.to_list()
-                         if x in seen or seen.add(x))  # type: ignore
-            raise ValueError(f"'ids' has {first!r} more than once; each row "
-                             f"must have an id of its own")
-
-    def _raise_unknown(self, unknown: list[Any]) -> None:
-        hint = ''
-        if self.kind == 'str' and not isinstance(unknown[0], str):
-            hint = '; the ids here are strings, so pass strings'
-        elif self.kind == 'int' and isinstance(unknown[0], str):
-            hint = '; the ids here are integers, so pass integers'
-        raise ValueError(f"{len(unknown)} unknown ids, such as {unknown[0]!r}"
-                         f"{hint} (unknown='mark' returns -1 for them)")
 
 
 def user_ids(
@@ -232,7 +205,7 @@ def user_ids(
 
     Args:
         data (HeteroData): The graph.
-        edge_type (Tuple[str, str, str], optional): The edge type of its
+        edge_type (tuple[str, str, str], optional): The edge type of its
             interactions. (default: :obj:`None`)
 
     Raises:
@@ -276,7 +249,7 @@ def set_ids(
             of their rows. (default: :obj:`None`)
         items (IdMap or Iterable, optional): The ids of the items.
             (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
 
     Raises:
@@ -290,9 +263,6 @@ def set_ids(
         _check_length(ids, kind, data[kind].num_nodes)
         data[kind][ATTRIBUTE] = ids
     return data
-
-
-# Private ######################################################################
 
 
 def _edge_type(data: HeteroData, edge_type: EdgeType | None) -> EdgeType:
@@ -334,7 +304,7 @@ def _to_list(values: Any) -> list[Any]:
         return values.to_list()
     if isinstance(values, Tensor):
         values = values.numpy(force=True)
-    if isinstance(values, (str, bytes, int, float)) or np.isscalar(values):
+    if isinstance(values, (str, int)) or np.isscalar(values):
         values = [values]
     if isinstance(values, np.ndarray):
         if values.ndim > 1:
@@ -346,41 +316,15 @@ def _to_list(values: Any) -> list[Any]:
     return [x.item() if isinstance(x, np.generic) else x for x in values]
 
 
-def _hashable(value: Any) -> Hashable:
+def _to_array(values: list[Any]) -> np.ndarray:
+    kind = str if values and type(values[0]) is str else int
+    odd = next((x for x in values if type(x) is not kind), kind())
+    if type(odd) is not kind:
+        raise TypeError(f'Ids must be all strings or all integers (got '
+                        f'{odd!r} of type {type(odd).__name__}, and '
+                        f'{values[0]!r} first); convert them with str()')
     try:
-        hash(value)
-    except TypeError as error:
-        raise TypeError(f'An id must be hashable (got {value!r} of type '
-                        f'{type(value).__name__})') from error
-    return value
-
-
-def _to_json(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, bytes):
-        return ['bytes', value.hex()]
-    if isinstance(value, uuid.UUID):
-        return ['uuid', value.hex]
-    if isinstance(value, datetime.datetime):
-        return ['datetime', value.isoformat()]
-    if isinstance(value, datetime.date):
-        return ['date', value.isoformat()]
-    if type(value) is tuple:
-        return ['tuple', [_to_json(x) for x in value]]
-    raise TypeError(f'An id of type {type(value).__name__} cannot be written '
-                    f'(got {value!r}); make it a string or an integer')
-
-
-def _from_json(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    kind, body = value
-    readers: dict[str, Any] = {
-        'bytes': bytes.fromhex,
-        'uuid': lambda x: uuid.UUID(hex=x),
-        'datetime': datetime.datetime.fromisoformat,
-        'date': datetime.date.fromisoformat,
-        'tuple': lambda xs: tuple(_from_json(x) for x in xs),
-    }
-    return readers[kind](body)
+        return np.array(values, dtype=np.int64 if kind is int else object)
+    except OverflowError as error:
+        raise ValueError(f'Ids that are integers must fit into 64 bits '
+                         f'({error}); convert them with str()') from error

@@ -3,7 +3,6 @@ r"""Graphs of the data contract from arrays."""
 from __future__ import annotations
 
 import copy
-import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,22 +12,32 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from ._edges import check_edges, check_range, union_edges, unique_edges
-from ._features import (
+from torch_promptmm.checks import check_choice, check_int, check_mask
+from torch_promptmm.data._edges import (
+    check_edge_range,
+    check_edges,
+    union_edges,
+    unique_edges,
+)
+from torch_promptmm.data.contract import (
+    DEFAULT_EDGE_TYPE,
+    EdgeType,
+    check_edge_type,
+    warn_identical_splits,
+)
+from torch_promptmm.data.modalities import (
     MASK_SUFFIX,
     check_feature,
     check_finite,
-    check_mask,
     check_rows,
 )
-from .contract import DEFAULT_EDGE_TYPE, EdgeType, check_edge_type
 
 Array = Any  # A numpy array, a torch tensor, or nested lists of ids.
 
 
 def from_interactions(
     edge_index: Array,
-    features: Mapping[str, Array] | None,
+    features: Mapping[str, Array],
     num_users: int | None = None,
     num_items: int | None = None,
     edge_label_index: Array | None = None,
@@ -51,9 +60,9 @@ def from_interactions(
     Args:
         edge_index (numpy.ndarray or torch.Tensor): The known interactions
             :math:`[2, E]`, user row and item row.
-        features (Dict[str, numpy.ndarray or torch.Tensor]): The item features
-            :math:`[I, d_m]` of each modality. Pass :obj:`None` for a graph
-            without any, which will do for models that need none.
+        features (dict): The item features :math:`[I, d_m]` of each modality,
+            :class:`numpy.ndarray` or :class:`torch.Tensor`. An empty one
+            makes a graph for models that need no features.
         num_users (int, optional): The number of users. If :obj:`None`, it is
             the highest user id plus one. (default: :obj:`None`)
         num_items (int, optional): The number of items. If :obj:`None`, it is
@@ -61,10 +70,10 @@ def from_interactions(
         edge_label_index (numpy.ndarray or torch.Tensor, optional): The
             interactions to be predicted :math:`[2, P]`.
             (default: :obj:`None`)
-        masks (Dict[str, numpy.ndarray or torch.Tensor], optional): For the
+        masks (dict, optional): For the
             modalities that some items lack, a boolean :math:`[I]` which is
             :obj:`True` where the item has it. (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The names of users,
+        edge_type (tuple, optional): The names of users,
             relation and items.
             (default: :obj:`("user", "interacts", "item")`)
 
@@ -86,7 +95,7 @@ def from_splits(
     train: Array,
     val: Array,
     test: Array,
-    features: Mapping[str, Array] | None,
+    features: Mapping[str, Array],
     num_users: int | None = None,
     num_items: int | None = None,
     masks: Mapping[str, Array] | None = None,
@@ -103,17 +112,17 @@ def from_splits(
             :math:`[2, E]`, user row and item row.
         val (numpy.ndarray or torch.Tensor): Validation interactions.
         test (numpy.ndarray or torch.Tensor): Test interactions.
-        features (Dict[str, numpy.ndarray or torch.Tensor]): The item features
-            :math:`[I, d_m]` of each modality, or :obj:`None`.
+        features (dict): The item features :math:`[I, d_m]` of each modality,
+            see :func:`from_interactions`.
         num_users (int, optional): The number of users. If :obj:`None`, it is
             the highest user id in any split plus one.
             (default: :obj:`None`)
         num_items (int, optional): The number of items. If :obj:`None`, it is
             the number of feature rows. (default: :obj:`None`)
-        masks (Dict[str, numpy.ndarray or torch.Tensor], optional): Which
+        masks (dict, optional): Which
             items have a modality, see :func:`from_interactions`.
             (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The names of users,
+        edge_type (tuple, optional): The names of users,
             relation and items.
             (default: :obj:`("user", "interacts", "item")`)
         known (str, optional): The interactions that the test graph knows of:
@@ -121,11 +130,10 @@ def from_splits(
             recommend, those of the validation as well.
             (default: :obj:`"train"`)
     """
-    if known not in ('train', 'train+val'):
-        raise ValueError(f"'known' must be 'train' or 'train+val' (got "
-                         f"{known!r})")
+    check_choice('known', known, ('train', 'train+val'))
     nodes, edges = _build({'train': train, 'val': val, 'test': test},
                           features, num_users, num_items, masks, edge_type)
+    warn_identical_splits(edges['val'], edges['test'])
     edge_index = edges['train']
     out = []
     for name, label_index in edges.items():
@@ -138,9 +146,6 @@ def from_splits(
                                      nodes[edge_type[2]].num_nodes)
         out.append(data)
     return out[0], out[1], out[2]
-
-
-# Private ######################################################################
 
 
 def _to_tensor(value: Any, name: str) -> Tensor:
@@ -175,20 +180,19 @@ def _to_edges(value: Any, name: str) -> Tensor:
             raise ValueError(f"'{name}' has the id {value.max()}, which does "
                              f"not fit into 64 bits; renumber the ids")
         value = value.astype(np.int64)
-    return check_edges(_to_tensor(value, name), name).contiguous()
+    return check_edges(name, _to_tensor(value, name)).contiguous()
 
 
 def _build(
     index: dict[str, Array],
-    features: Mapping[str, Array] | None,
+    features: Mapping[str, Array],
     num_users: int | None,
     num_items: int | None,
     masks: Mapping[str, Array] | None,
     edge_type: EdgeType,
 ) -> tuple[HeteroData, dict[str, Tensor]]:
     r"""The checked nodes of a graph with the features of the items, and its
-    checked interactions, of which the first ones must not be empty.
-    """
+    checked interactions, of which the first ones must not be empty."""
     check_edge_type(edge_type)
     edges = {name: _to_edges(value, name) for name, value in index.items()}
     first = next(iter(edges))
@@ -202,11 +206,14 @@ def _build(
         raise ValueError(f"'features' must have one row an item in every "
                          f"modality (got the rows {num_rows})")
     highest = torch.cat(list(edges.values()), dim=1).amax(dim=1).tolist()
-    num_users = _size(num_users, 'num_users', highest[0] + 1)
-    num_items = _size(num_items, 'num_items',
-                      next(iter(num_rows.values()), highest[1] + 1))
+    if num_users is None:
+        num_users = highest[0] + 1
+    if num_items is None:
+        num_items = next(iter(num_rows.values()), highest[1] + 1)
+    num_users = check_int('num_users', num_users, 1)
+    num_items = check_int('num_items', num_items, 1)
     for name, value in edges.items():
-        check_range(value, name, num_users, num_items)
+        check_edge_range(name, value, num_users, num_items)
         edges[name] = unique_edges(value, num_items)
 
     data = HeteroData()
@@ -222,23 +229,21 @@ def _build(
                              f"'features' does not have; it has "
                              f"{list(tensors)}")
         path = f"masks['{name}']"
-        mask = check_mask(_to_tensor(value, path), path, num_items)
-        item[name + MASK_SUFFIX] = mask
+        item[name + MASK_SUFFIX] = check_mask(path, _to_tensor(value, path),
+                                              num_items, some=True)
     return data, edges
 
 
 def _to_features(features: Any) -> dict[str, Tensor]:
     if features is None:
-        return {}
+        raise TypeError("'features' must be a dictionary from the name of a "
+                        "modality to its matrix (got None); for a graph "
+                        "without features, pass an empty one")
     if not isinstance(features, Mapping):
         raise TypeError(f"'features' must be a dictionary from the name of a "
                         f"modality to its matrix (got "
                         f"{type(features).__name__}); pass "
                         f"{{'visual': features}}")
-    if not features:
-        raise ValueError("'features' holds no modality (got {}); give at "
-                         "least one matrix [num_items, channels], or pass "
-                         "None for a graph that no feature is read from")
     out = {}
     for name, value in features.items():
         _check_name(name)
@@ -254,16 +259,3 @@ def _check_name(name: Any) -> None:
     if name == 'num_nodes' or name.endswith(MASK_SUFFIX):
         raise ValueError(f"'features' cannot call a modality '{name}', which "
                          f"has another meaning; masks go into 'masks'")
-
-
-def _size(value: Any, name: str, default: int) -> int:
-    if value is None:
-        return default
-    try:
-        size = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"'{name}' must be an integer (got "
-                        f"{value!r})") from error
-    if size <= 0:
-        raise ValueError(f"'{name}' must be positive (got {size})")
-    return size

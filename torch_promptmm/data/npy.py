@@ -1,61 +1,93 @@
-r"""Reading and writing :obj:`.npy` files, safely."""
+r"""Reading and writing :obj:`.npy` files; nothing in them is executed."""
 
 from __future__ import annotations
 
 import os
-import os.path as osp
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torch_promptmm.files import atomic_path
 
-def load_npy(path: str | os.PathLike[str], mmap: bool = False) -> Tensor:
-    r"""Reads a :obj:`.npy` file as a tensor. Nothing in it is executed.
+PathLike = str | os.PathLike[str]
+MAX_RATIO = 200  # Features packed by DEFLATE shrink to a third or so.
+MAX_FREE = 1 << 26  # Archives that unpack to less may shrink as they like.
+
+
+def read_array(
+    path: PathLike,
+    mmap: bool = False,
+    key: str | None = None,
+    max_bytes: int | None = None,
+) -> np.ndarray:
+    r"""Reads a :obj:`.npy` file, or one array of an :obj:`.npz` archive.
 
     Args:
         path (str): The file.
-        mmap (bool, optional): If set to :obj:`True`, the file is mapped into
-            memory copy-on-write: its pages are read when they are used, and
-            it is never written to. (default: :obj:`False`)
+        mmap (bool, optional): If set to :obj:`True`, a :obj:`.npy` file is
+            mapped into memory copy-on-write: its pages are read when they
+            are used, and it is never written to. (default: :obj:`False`)
+        key (str, optional): The array of an archive; needed if there are
+            several. (default: :obj:`None`)
+        max_bytes (int, optional): An archive that unpacks to more is refused.
+            If :obj:`None`, it may not unpack to more than 200 times its size
+            (or 64 MiB). (default: :obj:`None`)
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds Python objects, or unpacks
+            to more than it should.
+    """
+    path = Path(path).expanduser()
+    with _explained(path):
+        # Mapping a file first shows that it is cut off, before memory is
+        # taken for all that its header tells of.
+        out: Any = np.load(path, mmap_mode='c', allow_pickle=False)
+        if isinstance(out, np.ndarray):
+            return out if mmap else np.load(path, allow_pickle=False)
+    with out:
+        return _unpack(out, path, key, max_bytes)
+
+
+def load_npy(path: PathLike, mmap: bool = False) -> Tensor:
+    r"""Reads a :obj:`.npy` file as a tensor.
+
+    Args:
+        path (str): The file.
+        mmap (bool, optional): See :func:`read_array`.
+            (default: :obj:`False`)
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no whole :obj:`.npy` file of numbers.
     """
-    try:
-        array = np.load(path, mmap_mode='c' if mmap else None,
-                        allow_pickle=False)
-    except FileNotFoundError:
-        raise
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"'{os.fspath(path)}' is no readable .npy file of "
-                         f"numbers ({error})") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"'{os.fspath(path)}' is an archive of several "
-                         f"arrays; save each one with numpy.save")
+    if Path(path).suffix == '.npz':
+        raise ValueError(f'{path}: an archive of several arrays; save each '
+                         f'one with numpy.save')
+    array = read_array(path, mmap)
     if not array.dtype.isnative:
         if mmap:
-            raise ValueError(f"'{os.fspath(path)}' has foreign byte order "
-                             f"(dtype {array.dtype}), which cannot be "
-                             f"mapped; read it without mmap=True")
+            raise ValueError(f'{path}: has foreign byte order (dtype '
+                             f'{array.dtype}), which cannot be mapped; read '
+                             f'it without mmap=True')
         array = array.astype(array.dtype.newbyteorder('='))
     if array.dtype.kind == 'u' and array.dtype != np.uint8:
         array = array.astype(np.int64)
     try:
         return torch.from_numpy(array)
     except TypeError as error:
-        raise ValueError(f"'{os.fspath(path)}' must hold numbers or booleans "
-                         f"(got dtype {array.dtype})") from error
+        raise ValueError(f'{path}: must hold numbers or booleans (got dtype '
+                         f'{array.dtype})') from error
 
 
-def read_npy_header(
-    path: str | os.PathLike[str],
-) -> tuple[tuple[int, ...], np.dtype]:
-    r"""The shape and type of the array in a :obj:`.npy` file, whatever it
-    holds; only its first bytes are read.
+def is_float_matrix(path: PathLike) -> bool:
+    r"""Whether a :obj:`.npy` file holds a floating-point matrix; only its
+    first bytes are read.
 
     Args:
         path (str): The file.
@@ -63,39 +95,57 @@ def read_npy_header(
     Raises:
         ValueError: If it is no :obj:`.npy` file.
     """
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    try:
-        with open(path, 'rb') as f:
-            version = np.lib.format.read_magic(f)
-            if version not in readers:  # Of arrays with named fields.
-                return (), np.dtype(object)
-            shape, _, dtype = readers[version](f)
-    except ValueError as error:
-        raise ValueError(f"'{os.fspath(path)}' is no readable .npy file "
-                         f"({error})") from error
-    return shape, dtype
+    with _explained(path), open(path, 'rb') as f:
+        first = np.lib.format.read_magic(f) == (1, 0)
+        shape, _, dtype = (np.lib.format.read_array_header_1_0(f) if first
+                           else np.lib.format.read_array_header_2_0(f))
+    return len(shape) == 2 and dtype.kind == 'f'
 
 
-def save_npy(path: str | os.PathLike[str], value: Tensor | np.ndarray) -> None:
+def save_npy(path: PathLike, value: Tensor | np.ndarray) -> None:
     r"""Writes a :obj:`.npy` file so that it is there whole or not at all.
 
     Args:
-        path (str): The file; its folder must exist.
+        path (str): The file.
         value (torch.Tensor or numpy.ndarray): What to write.
     """
-    path = os.fspath(path)
     array = value.numpy() if isinstance(value, Tensor) else value
-    handle, temp = tempfile.mkstemp(dir=osp.dirname(path) or '.',
-                                    prefix=osp.basename(path) + '.')
+    with atomic_path(path) as temporary, open(temporary, 'wb') as f:
+        np.save(f, array, allow_pickle=False)
+
+
+@contextmanager
+def _explained(path: PathLike) -> Iterator[None]:
     try:
-        with os.fdopen(handle, 'wb') as f:
-            np.save(f, array, allow_pickle=False)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temp, path)
-    except BaseException:
-        os.unlink(temp)
+        yield
+    except FileNotFoundError:
         raise
+    except Exception as error:  # A damaged file raises about anything.
+        # NumPy's second sentence says how to load the file unsafely.
+        why = str(error).partition('. ')[0]
+        raise ValueError(f'{path}: no whole array of numbers or text ({why}); '
+                         f'fetch it again, or write it with '
+                         f'numpy.save') from error
+
+
+def _unpack(
+    archive: Any,
+    path: Path,
+    key: str | None,
+    max_bytes: int | None,
+) -> np.ndarray:
+    if key is None and len(archive.files) == 1:
+        key = archive.files[0]
+    if key not in archive.files:
+        raise ValueError(f'{path}: holds the arrays {sorted(archive.files)}; '
+                         f'say which one with key= (got {key!r})')
+    size = {x.filename.removesuffix('.npy'): x.file_size
+            for x in archive.zip.infolist()}[key]
+    if max_bytes is None:
+        max_bytes = max(MAX_FREE, MAX_RATIO * path.stat().st_size)
+    if size > max_bytes:
+        raise ValueError(f"{path}: '{key}' unpacks to {size:,} bytes, over "
+                         f"the limit of {max_bytes:,}; if that is right, "
+                         f"pass max_bytes=")
+    with _explained(path):
+        return archive[key]

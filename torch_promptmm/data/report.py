@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+MAX_SHOWN = 80  # Characters of the input in an error.
 logger = logging.getLogger('torch_promptmm')
 
 
@@ -66,3 +67,9 @@ def report_of(data: Any) -> Report:
     r"""A copy of the report that a graph carries, empty if it has none."""
     report = getattr(data, 'report', None) if 'report' in data else None
     return Report(report.notes if isinstance(report, Report) else ())
+
+
+def shorten(value: object) -> str:
+    r"""A piece of the input as it is shown in an error."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN - 3] + '...'

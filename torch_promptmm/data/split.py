@@ -2,15 +2,14 @@ r"""From one set of interactions to the three graphs of a split."""
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from .contract import EdgeType, InteractionData, read_graph
-from .report import Report, report_of
+from torch_promptmm.data.contract import EdgeType, InteractionData, read_graph
+from torch_promptmm.data.report import Report
+from torch_promptmm.data.subgraph import subgraph
 
 Split = tuple[HeteroData, HeteroData, HeteroData]
 TRAIN, VAL, TEST = 0, 1, 2
@@ -21,7 +20,7 @@ def check_unsplit(data: HeteroData, edge_type: EdgeType, name: str) -> None:
 
     Args:
         data (HeteroData): The graph.
-        edge_type (Tuple[str, str, str]): The edge type of the interactions.
+        edge_type (tuple[str, str, str]): The edge type of the interactions.
         name (str): What is about to be done.
 
     Raises:
@@ -70,19 +69,16 @@ def make_split(
                          f'interactions are held out')
     out = []
     for name in (TRAIN, VAL, TEST):
-        split = copy.copy(data)
-        split.report = report_of(data) + report
         edges = parts == TRAIN
         if name == TEST and known == 'train+val':
             edges = parts != TEST
-        _set_edges(split, data, edge_type, edges)
+        split = subgraph(data, edge_type, edges)
+        split.report += report
         if name != TRAIN:
-            held = parts == name
-            split[edge_type].edge_label_index = (
-                data[edge_type].edge_index.long()[:, held])
-            if 'time' in data[edge_type]:
-                split[edge_type].edge_label_time = (
-                    data[edge_type].time[held])
+            held = subgraph(data, edge_type, parts == name)[edge_type]
+            split[edge_type].edge_label_index = held.edge_index
+            if 'time' in held:
+                split[edge_type].edge_label_time = held.time
         out.append(split)
     return out[0], out[1], out[2]
 
@@ -96,7 +92,7 @@ def read_for_split(
 
     Args:
         data (HeteroData): The graph.
-        edge_type (Tuple[str, str, str], optional): The edge type.
+        edge_type (tuple[str, str, str], optional): The edge type.
         name (str): What is about to be done.
 
     Raises:
@@ -113,22 +109,3 @@ def read_for_split(
             f'graph with from_interactions or read_interactions')
     user, item = index.numpy(force=True)
     return graph, user, item
-
-
-# Private ######################################################################
-
-
-def _set_edges(
-    split: HeteroData,
-    data: HeteroData,
-    edge_type: EdgeType,
-    edges: Tensor,
-) -> None:
-    num_edges = data[edge_type].edge_index.size(1)
-    for name, value in list(data[edge_type].items()):
-        if not isinstance(value, Tensor):
-            continue
-        if name == 'edge_index':
-            split[edge_type].edge_index = value.long()[:, edges]
-        elif value.dim() and value.size(0) == num_edges:
-            split[edge_type][name] = value[edges]

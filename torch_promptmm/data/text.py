@@ -2,89 +2,85 @@ r"""From the texts of items to features: encoders with one method, a call."""
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from torch_promptmm.checks import check_int
-
-from .extras import import_extra
-
-WORD = re.compile(r'[^\W_]+', re.UNICODE)
+from torch_promptmm.checks import check_bool, check_int
+from torch_promptmm.data.extras import import_extra
 
 
-class HashingTfidf:
-    r"""Words and pairs of neighbouring words, hashed into a fixed number of
-    columns, weighted by how rare they are, each row of length one.
+class TfidfSVD:
+    r"""Words and pairs of neighbouring words, weighted by how rare they are,
+    and of that matrix :math:`\mathbf{A}` the strongest directions:
 
-    It needs no model, no vocabulary and no other package, and gives the same
-    numbers on every machine. Two words that meet in a column are told apart
-    by a sign at best, so take at least a few hundred columns.
+    .. math::
+        \mathbf{A}_{tw} = (1 + \ln n_{tw}) \left( 1 + \ln \frac{1 + N}
+        {1 + N_w} \right), \qquad \mathbf{A} \approx \mathbf{U}
+        \boldsymbol{\Sigma} \mathbf{V}^{\top},
+
+    with :math:`n_{tw}` the count of word :math:`w` in text :math:`t` and
+    :math:`N_w` the number of texts that have it. Rows of :math:`\mathbf{A}`
+    are brought to length one before the decomposition, so that the product
+    of two rows of the result, :math:`\mathbf{A} \mathbf{V}`, is about the
+    cosine of the two texts. It is fitted on the texts that it encodes, and
+    needs no model; both steps are scikit-learn's.
 
     .. code-block:: python
 
-        encoder = HashingTfidf(512)
+        encoder = TfidfSVD(512)
         x = encoder(['red running shoes', 'blue kettle'])  # [2, 512]
 
     Args:
-        channels (int, optional): The number of columns.
-            (default: :obj:`1024`)
+        channels (int, optional): The number of columns :math:`d`. Fewer texts
+            or words than that leave zeros in the last ones.
+            (default: :obj:`512`)
         pairs (bool, optional): If set to :obj:`False`, single words only.
             (default: :obj:`True`)
+        seed (int, optional): The seed of the decomposition.
+            (default: :obj:`0`)
     """
-    def __init__(self, channels: int = 1024, pairs: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int = 512,
+        pairs: bool = True,
+        seed: int = 0,
+    ) -> None:
         self.channels = check_int('channels', channels, 1)
-        self.pairs = bool(pairs)
+        self.pairs = check_bool('pairs', pairs)
+        self.seed = check_int('seed', seed)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         r"""Encodes texts.
 
         Args:
-            texts (List[str]): :math:`N` texts.
+            texts (list[str]): :math:`N` texts.
 
         Returns:
             numpy.ndarray: :math:`[N, d]`, float32; zeros for a text without
             a word.
         """
-        where: dict[str, tuple[int, float]] = {}
-        counts = []
-        seen = np.zeros(self.channels, dtype=np.int64)
         out = np.zeros((len(texts), self.channels), dtype=np.float32)
-        for text in texts:
-            columns: dict[int, float] = {}
-            for token, count in Counter(self._tokens(text)).items():
-                if token not in where:
-                    code = zlib.crc32(token.encode())
-                    # One bit of the hash decides the sign, others the column.
-                    where[token] = ((code >> 1) % self.channels,
-                                    1.0 if code & 1 else -1.0)
-                column, sign = where[token]
-                columns[column] = (columns.get(column, 0.0)
-                                   + sign * (1 + np.log(count)))
-            counts.append(columns)
-            seen[list(columns)] += 1
-        rarity = np.log((1 + len(texts)) / (1 + seen)) + 1
-        for row, columns in enumerate(counts):
-            index = list(columns)
-            out[row, index] = np.fromiter(
-                columns.values(), np.float32, len(index)) * rarity[index]
-        norm = np.linalg.norm(out, axis=1, keepdims=True)
-        return out / np.where(norm > 0, norm, 1)
-
-    def _tokens(self, text: str) -> list[str]:
-        words = WORD.findall(text.lower())
-        if not self.pairs:
-            return words
-        return words + [f'{a} {b}' for a, b in zip(words, words[1:],
-                                                   strict=False)]
+        vectorizer = TfidfVectorizer(
+            token_pattern=r'[^\W_]+', sublinear_tf=True, dtype=np.float32,
+            ngram_range=(1, 2 if self.pairs else 1))
+        try:
+            weights = vectorizer.fit_transform(texts)
+        except ValueError as error:
+            if 'empty vocabulary' in str(error):
+                return out
+            raise
+        rank = min(self.channels, *weights.shape)
+        svd = TruncatedSVD(rank, random_state=self.seed).fit(weights)
+        out[:, :rank] = svd.transform(weights)
+        return out
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.channels}, '
-                f'pairs={self.pairs})')
+                f'pairs={self.pairs}, seed={self.seed})')
 
 
 class SentenceEncoder:
@@ -110,10 +106,10 @@ class SentenceEncoder:
         self.device = device
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        r"""Encodes texts, see :class:`HashingTfidf`.
+        r"""Encodes texts, see :class:`TfidfSVD`.
 
         Args:
-            texts (List[str]): :math:`N` texts.
+            texts (list[str]): :math:`N` texts.
         """
         package = import_extra('sentence_transformers', 'text',
                                'SentenceEncoder')

@@ -9,10 +9,16 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_float, check_int
-
-from .contract import EdgeType
-from .report import Report
-from .split import TEST, TRAIN, VAL, Split, make_split, read_for_split
+from torch_promptmm.data.contract import EdgeType, with_edge_index
+from torch_promptmm.data.report import Report
+from torch_promptmm.data.split import (
+    TEST,
+    TRAIN,
+    VAL,
+    Split,
+    make_split,
+    read_for_split,
+)
 
 
 class InteractionSplit(BaseTransform):
@@ -35,6 +41,7 @@ class InteractionSplit(BaseTransform):
 
     def forward(self, data: HeteroData) -> Split:
         name = self.__class__.__name__
+        data = with_edge_index(data, self.edge_type)
         graph, user, item = read_for_split(data, self.edge_type, name)
         report = Report()
         time = data[graph.edge_type].get('time')
@@ -84,7 +91,7 @@ class RandomUserSplit(InteractionSplit):
             machines. (default: :obj:`0`)
         known (str, optional): The interactions that the test graph knows of,
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
     def __init__(
@@ -146,7 +153,7 @@ class LeaveOneOutSplit(InteractionSplit):
             (default: :obj:`0`)
         known (str, optional): The interactions that the test graph knows of,
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
     def __init__(
@@ -210,7 +217,7 @@ class TemporalSplit(InteractionSplit):
             :obj:`test`. (default: :obj:`None`)
         known (str, optional): The interactions that the test graph knows of,
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
     def __init__(
@@ -263,9 +270,6 @@ class TemporalSplit(InteractionSplit):
         cut = (f'val={self.val}, test={self.test}' if self.val_time is None
                else f'val_time={self.val_time}, test_time={self.test_time}')
         return f'{self.__class__.__name__}({cut})'
-
-
-# Private ######################################################################
 
 
 def _check_shares(val: float, test: float) -> tuple[float, float]:

@@ -1,14 +1,14 @@
 r"""Datasets that unpack as ``train, val, test``."""
 
-from .amazon import AmazonReviews
-from .authors import Netflix, TikTok
-from .base import SplitDataset
-from .blocks import BlockDataset
-from .fetch import download
-from .interaction_folder import InteractionFolder
-from .synthetic import SyntheticMultimodal
+from torch_promptmm.datasets.amazon import AmazonReviews
+from torch_promptmm.datasets.authors import Netflix, TikTok
+from torch_promptmm.datasets.base import SplitDataset
+from torch_promptmm.datasets.blocks import BlockDataset
+from torch_promptmm.datasets.fetch import download
+from torch_promptmm.datasets.interaction_folder import InteractionFolder
+from torch_promptmm.datasets.synthetic import SyntheticMultimodal
 
-__all__ = [
+__all__ = classes = [
     'AmazonReviews',
     'BlockDataset',
     'InteractionFolder',
@@ -18,5 +18,3 @@ __all__ = [
     'TikTok',
     'download',
 ]
-
-classes = __all__

@@ -3,24 +3,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import os.path as osp
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_int
-from torch_promptmm.data.assemble import assemble
-from torch_promptmm.data.csv_scan import shorten
+from torch_promptmm.data.columns import to_milliseconds
 from torch_promptmm.data.filtering import KCore, k_core
-from torch_promptmm.data.ids import IdMap, set_ids
+from torch_promptmm.data.ids import IdMap
 from torch_promptmm.data.npy import save_npy
-from torch_promptmm.data.report import Report, report_of
-from torch_promptmm.data.text import HashingTfidf, check_encoded
-from torch_promptmm.data.times import to_milliseconds
+from torch_promptmm.data.read import assemble
+from torch_promptmm.data.report import Report, report_of, shorten
+from torch_promptmm.data.subgraph import subgraph
+from torch_promptmm.data.text import TfidfSVD, check_encoded
 from torch_promptmm.data.transforms import InteractionSplit, RandomUserSplit
+from torch_promptmm.datasets._lock import alone
 from torch_promptmm.datasets.amazon_raw import (
     IMAGE_CHANNELS,
     read_images,
@@ -29,7 +31,7 @@ from torch_promptmm.datasets.amazon_raw import (
 )
 from torch_promptmm.datasets.base import SplitDataset, Transform
 from torch_promptmm.datasets.fetch import download, verify
-from torch_promptmm.datasets.store import (
+from torch_promptmm.datasets.processed import (
     INDEX,
     partial_folder,
     read_splits,
@@ -83,14 +85,14 @@ class AmazonReviews(SplitDataset):
             many. (default: :obj:`None`)
         min_rating (float, optional): Leave lower ratings out, before the
             core is taken. (default: :obj:`None`)
-        require (List[str], optional): Leave items without one of these
+        require (list of str, optional): Leave items without one of these
             modalities out, before the core is taken. Otherwise they are
             masked. (default: :obj:`()`)
-        modalities (List[str], optional): Which features to make.
+        modalities (list of str, optional): Which features to make.
             (default: :obj:`("visual", "textual")`)
         encoder (callable, optional): From a list of texts to a float array,
             one row a text. If :obj:`None`,
-            :class:`~torch_promptmm.data.HashingTfidf` with 1,024 columns.
+            :class:`~torch_promptmm.data.TfidfSVD` with 512 columns.
             Its :meth:`repr` tells one encoder from another.
             (default: :obj:`None`)
         split (InteractionSplit, optional): If :obj:`None`,
@@ -101,11 +103,11 @@ class AmazonReviews(SplitDataset):
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        urls (Dict[str, str], optional): Addresses of files, by file name.
+        urls (dict, optional): Addresses of files, by file name.
             (default: :obj:`None`)
         base_url (str, optional): The address of a folder with all files.
             (default: :obj:`None`)
-        checksums (Dict[str, str], optional): Checksums of files, such as
+        checksums (dict, optional): Checksums of files, such as
             :obj:`"sha256:<hex>"`; the files' source publishes none.
             (default: :obj:`None`)
         progress (bool, optional): If set to :obj:`True`, downloads report
@@ -168,24 +170,27 @@ class AmazonReviews(SplitDataset):
         self.modalities = tuple(x for x in MODALITIES
                                 if x in modalities or x in require)
         self.require = tuple(x for x in MODALITIES if x in require)
-        self.encoder = HashingTfidf() if encoder is None else encoder
+        self.encoder = TfidfSVD() if encoder is None else encoder
         self.split = RandomUserSplit() if split is None else split
         self.seed = check_int('seed', seed)
         self.urls, self.base_url = dict(urls or {}), base_url
         self.checksums, self.progress = dict(checksums or {}), progress
-        root = osp.expanduser(os.fspath(root))
+        root = str(Path(root).expanduser())
         super().__init__(root, transform, force_reload=force_reload)
-        self.set_splits(*read_splits(self.processed_dir, self.features_dir,
-                                     known, mmap))
+        self.set_splits(*read_splits(Path(self.processed_dir),
+                                     Path(self.features_dir), known, mmap))
 
     @property
     def raw_file_names(self) -> list[str]:
-        files = [f'reviews_{self.category}_5.json.gz']
-        if 'textual' in self.modalities:
-            files.append(f'meta_{self.category}.json.gz')
-        if 'visual' in self.modalities:
-            files.append(f'image_features_{self.category}.b')
-        return files
+        return list(self._raw_files.values())
+
+    @property
+    def _raw_files(self) -> dict[str, str]:
+        files = {'reviews': f'reviews_{self.category}_5.json.gz',
+                 'textual': f'meta_{self.category}.json.gz',
+                 'visual': f'image_features_{self.category}.b'}
+        return {kind: file for kind, file in files.items()
+                if kind == 'reviews' or kind in self.modalities}
 
     @property
     def processed_file_names(self) -> list[str]:
@@ -193,12 +198,12 @@ class AmazonReviews(SplitDataset):
 
     @property
     def processed_dir(self) -> str:
-        return osp.join(self.root, 'processed', self._key)
+        return str(Path(self.root, 'processed', self._key))
 
     @property
     def features_dir(self) -> str:
         r"""The folder of the processed features, one :obj:`.npy` each."""
-        return osp.join(self.root, 'features', self._key)
+        return str(Path(self.root, 'features', self._key))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -228,7 +233,7 @@ class AmazonReviews(SplitDataset):
     def download(self) -> None:
         for name, path in zip(self.raw_file_names, self.raw_paths,
                               strict=True):
-            if osp.exists(path):
+            if Path(path).exists():
                 continue
             base = self.base_url or (
                 self.images_url if name.endswith('.b') else self.reviews_url)
@@ -236,25 +241,23 @@ class AmazonReviews(SplitDataset):
                      self.checksums.get(name), progress=self.progress)
 
     def process(self) -> None:
-        paths = dict(zip(['reviews', *('textual', 'visual')],
-                         [self.raw_paths[0], None, None], strict=True))
-        for name, path in zip(self.raw_file_names, self.raw_paths,
-                              strict=True):
-            if name in self.checksums:
-                verify(path, self.checksums[name])
-            if name.startswith('meta_'):
-                paths['textual'] = path
-            elif name.endswith('.b'):
-                paths['visual'] = path
-        index = osp.join(self.processed_dir, INDEX)
-        if osp.exists(index):  # From here on there is none, until it is whole.
-            os.unlink(index)
-        data, texts = self._interactions(paths)
-        with partial_folder(self.features_dir) as folder:
-            data = self._features(data, paths, texts, folder)
-        with partial_folder(self.processed_dir) as folder:
-            write_splits(folder, self.split(data), self.settings,
-                         self.features_dir)
+        paths = dict(zip(self._raw_files, self.raw_paths, strict=True))
+        index = Path(self.processed_dir, INDEX)
+        with alone(Path(self.root)) as locked:
+            if locked and index.exists() and not self.force_reload:
+                return  # Another process made it while this one waited.
+            for name, path in zip(self.raw_file_names, self.raw_paths,
+                                  strict=True):
+                if name in self.checksums:
+                    verify(path, self.checksums[name])
+            # From here on there is no dataset, until it is whole.
+            index.unlink(missing_ok=True)
+            data, texts = self._interactions(paths)
+            with partial_folder(Path(self.features_dir), locked) as folder:
+                data = self._features(data, paths, texts, folder)
+            with partial_folder(Path(self.processed_dir), locked) as folder:
+                write_splits(folder, self.split(data), self.settings,
+                             Path(self.features_dir))
 
     def _interactions(
         self,
@@ -263,10 +266,11 @@ class AmazonReviews(SplitDataset):
         r"""The filtered interactions, and the texts if they were read."""
         report = Report()
         rows, maps = read_reviews(paths['reviews'])
-        missing = ~np.isfinite(rows[3])
-        rows[3] = to_milliseconds(rows[3])[0]
-        data = assemble(rows, maps, paths['reviews'], report, missing,
-                        self.min_rating)
+        columns = dict(zip(('user', 'item', 'rating', 'time'), rows,
+                           strict=True))
+        columns['time'] = to_milliseconds(columns['time'])[0]
+        data = assemble(columns, {'user': maps[0], 'item': maps[1]},
+                        paths['reviews'], report, self.min_rating)
         texts: dict[str, str] = {}
         if self.require:
             items: IdMap = data['item'].raw_id
@@ -290,7 +294,7 @@ class AmazonReviews(SplitDataset):
         data: HeteroData,
         paths: dict[str, Any],
         texts: dict[str, str],
-        folder: str,
+        folder: Path,
     ) -> HeteroData:
         items: IdMap = data['item'].raw_id
         report = report_of(data)
@@ -302,9 +306,9 @@ class AmazonReviews(SplitDataset):
                 self.encoder)
             masks['textual'] = np.array([x in texts for x in items])
             matrix[~masks['textual']] = 0
-            save_npy(osp.join(folder, 'textual.npy'), matrix)
+            save_npy(folder / 'textual.npy', matrix)
         if 'visual' in self.modalities:
-            image = reserve(osp.join(folder, 'visual.npy'),
+            image = reserve(folder / 'visual.npy',
                             (len(items), IMAGE_CHANNELS), np.float32)
             masks['visual'] = read_images(paths['visual'], items, image,
                                           report)
@@ -319,7 +323,7 @@ class AmazonReviews(SplitDataset):
                           f"of {len(items)} items have no '{name}' feature; "
                           f"they are masked")
             if not mask.all():
-                save_npy(osp.join(folder, f'{name}_mask.npy'), mask)
+                save_npy(folder / f'{name}_mask.npy', mask)
         data.report = report
         return data
 
@@ -362,9 +366,6 @@ def draw_users(
     return out
 
 
-# Private ######################################################################
-
-
 def _restrict(data: HeteroData, end: int, keep: np.ndarray) -> HeteroData:
     r"""Leaves out the interactions of users (or items) that are not kept;
     their rows stay, without interactions, for the core to take away.
@@ -376,14 +377,4 @@ def _restrict(data: HeteroData, end: int, keep: np.ndarray) -> HeteroData:
         raise ValueError(f'No interaction is left of the '
                          f'{store.edge_index.size(1)} there were '
                          f'({report_of(data)})')
-    out = HeteroData()
-    out['user'].num_nodes = data['user'].num_nodes
-    out['item'].num_nodes = data['item'].num_nodes
-    for name, value in store.items():
-        out[edge_type][name] = (value[:, mask] if name == 'edge_index'
-                                else value[mask])
-    out.report = report_of(data)
-    set_ids(out, data['user'].raw_id, data['item'].raw_id)
-    return out
-
-
+    return subgraph(data, edge_type, edges=torch.from_numpy(mask))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ast
 import gzip
 import json
-import os.path as osp
 import re
 from array import array
 from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torch_promptmm.data.csv_scan import BROKEN, raise_broken, shorten
 from torch_promptmm.data.ids import IdMap
-from torch_promptmm.data.report import Report
+from torch_promptmm.data.packed import BROKEN, raise_broken
+from torch_promptmm.data.report import Report, shorten
 
 MAX_LINE = 1 << 24
 ASIN = re.compile(rb"""['"]asin['"]\s*:\s*['"]([^'"\\]{1,64})['"]""")
@@ -177,7 +177,7 @@ def item_text(record: dict[str, Any]) -> str:
     brand; missing and empty ones are left out.
 
     Args:
-        record (Dict[str, Any]): A record of the metadata, of 2014 or of 2018.
+        record (dict): A record of the metadata, of 2014 or of 2018.
     """
     parts: list[str] = []
     for key in ('title', 'brand', 'categories', 'category', 'description'):
@@ -209,7 +209,7 @@ def read_images(
     """
     kind = np.dtype([('asin', f'S{ASIN_BYTES}'),
                      ('x', '<f4', IMAGE_CHANNELS)])
-    size = osp.getsize(path)
+    size = Path(path).stat().st_size
     if size % kind.itemsize:
         raise ValueError(
             f'{path}: cut off in record {size // kind.itemsize + 1}, at byte '
@@ -241,9 +241,6 @@ def read_images(
         report.repair(broken, f'records of {path} have NaN or infinite '
                               f'entries and count as missing')
     return found
-
-
-# Private ######################################################################
 
 
 def _gather(value: Any, out: list[str], depth: int = 0) -> None:

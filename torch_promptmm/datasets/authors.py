@@ -1,11 +1,11 @@
+r"""The datasets that the authors of PromptMM share as folders."""
+
 from __future__ import annotations
 
 import os
-import os.path as osp
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from torch_geometric.data import HeteroData
 
 from torch_promptmm.data.formats import read_mmrec, read_promptmm
 from torch_promptmm.datasets.base import SplitDataset, Transform
@@ -43,27 +43,27 @@ class AuthorsFolder(SplitDataset):
         if not isinstance(root, (str, os.PathLike)):
             raise TypeError(f"'root' must be the path of a folder (got "
                             f"{type(root).__name__})")
-        root = osp.expanduser(os.fspath(root))
+        root = Path(root).expanduser()
         self.urls, self.base_url = dict(urls or {}), base_url
         self.checksums, self.progress = dict(checksums or {}), progress
         self._layout, self._folder = _find_layout(root)
-        super().__init__(root, transform)
+        super().__init__(str(root), transform)
         if self._layout is None:  # It was fetched just now.
             self._layout, self._folder = _find_layout(root)
         for name, checksum in self.checksums.items():
-            verify(osp.join(self._folder, name), checksum)
-        self.set_splits(*_read(self._layout, self._folder, known, mmap))
+            verify(self._folder / name, checksum)
+        reader: Any = READERS[self._layout]
+        self.set_splits(*reader(self._folder, known=known, mmap=mmap))
 
     @property
     def raw_dir(self) -> str:
-        return self._folder
+        return str(self._folder)
 
     @property
     def raw_file_names(self) -> list[str]:
         if self._layout is not None:
-            return sorted(
-                x for x in os.listdir(self._folder)
-                if osp.isfile(osp.join(self._folder, x)) and x[0] != '.')
+            return sorted(x.name for x in self._folder.iterdir()
+                          if x.is_file() and x.name[0] != '.')
         # The training comes last: where it is, all the rest has been fetched.
         return [*(f'{x}_feat.npy' for x in self.features), 'val.json',
                 'test.json', 'train.json']
@@ -77,8 +77,8 @@ class AuthorsFolder(SplitDataset):
                 f"and test_mat for the lists) there, or pass base_url= for a "
                 f"copy of your own")
         for name in self.raw_file_names:
-            path = osp.join(self._folder, name)
-            if osp.exists(path):
+            path = self._folder / name
+            if path.exists():
                 continue
             url = self.urls.get(name)
             if url is None and self.base_url is not None:
@@ -108,12 +108,12 @@ class Netflix(AuthorsFolder):
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        urls (Dict[str, str], optional): Addresses of files, by file name.
+        urls (dict, optional): Addresses of files, by file name.
             (default: :obj:`None`)
         base_url (str, optional): The address of a folder with all files; the
             authors' own cannot be fetched by a program.
             (default: :obj:`None`)
-        checksums (Dict[str, str], optional): Checksums of files, such as
+        checksums (dict, optional): Checksums of files, such as
             :obj:`"sha256:<hex>"`; the authors publish none.
             (default: :obj:`None`)
         progress (bool, optional): If set to :obj:`True`, downloads report
@@ -140,53 +140,30 @@ class TikTok(AuthorsFolder):
 
     Args:
         root (str): The folder.
-        known (str, optional): See :class:`Netflix`. (default:
-            :obj:`"train"`)
-        mmap (bool, optional): See :class:`Netflix`.
-            (default: :obj:`False`)
-        urls (Dict[str, str], optional): See :class:`Netflix`.
-            (default: :obj:`None`)
-        base_url (str, optional): See :class:`Netflix`.
-            (default: :obj:`None`)
-        checksums (Dict[str, str], optional): See :class:`Netflix`.
-            (default: :obj:`None`)
-        progress (bool, optional): See :class:`Netflix`.
-            (default: :obj:`False`)
-        transform (callable, optional): See :class:`Netflix`.
-            (default: :obj:`None`)
+        known, mmap, urls, base_url, checksums, progress, transform
+            (optional): See :class:`Netflix`.
     """
     name = 'TikTok'
     features = ('image', 'audio', 'text')
 
 
-# Private ######################################################################
+READERS: dict[str | None, Any] = {
+    'npy': InteractionFolder,
+    'promptmm': read_promptmm,
+    'mmrec': read_mmrec,
+}
 
 
-def _find_layout(root: str) -> tuple[str | None, str]:
+def _find_layout(root: Path) -> tuple[str | None, Path]:
     r"""The layout that is there, and the folder it is, or is to be, in."""
-    for folder in (osp.join(root, 'raw'), root):
-        files = os.listdir(folder) if osp.isdir(folder) else []
+    for folder in (root / 'raw', root):
+        files = ({x.name for x in folder.iterdir()} if folder.is_dir()
+                 else set())
         if 'train.npy' in files:
             return 'npy', folder
-        if {'train_mat', 'trnMat.pkl'} & set(files):
-            return 'promptmm', folder
-        if 'train.json' in files and {'val.json', 'test.json'} <= set(files):
+        if ({'train_mat', 'trnMat.pkl'} & files
+                or {'train.json', 'val.json', 'test.json'} <= files):
             return 'promptmm', folder
         if any(x.endswith('.inter') for x in files):
             return 'mmrec', folder
-    return None, osp.join(root, 'raw')
-
-
-def _read(
-    layout: str | None,
-    folder: str,
-    known: str,
-    mmap: bool,
-) -> tuple[HeteroData, HeteroData, HeteroData]:
-    readers: dict[str | None, Any] = {
-        'npy': InteractionFolder,
-        'promptmm': read_promptmm,
-        'mmrec': read_mmrec,
-    }
-    train, val, test = readers[layout](folder, known=known, mmap=mmap)
-    return train, val, test
+    return None, root / 'raw'

@@ -36,7 +36,7 @@ class SplitDataset(Dataset):
             train (HeteroData): The training graph.
             val (HeteroData): The graph with the interactions to validate on.
             test (HeteroData): The graph with the interactions to test on.
-            edge_type (Tuple[str, str, str], optional): The edge type of the
+            edge_type (tuple, optional): The edge type of the
                 interactions. (default: :obj:`None`)
         """
         self._splits = (train, val, test)

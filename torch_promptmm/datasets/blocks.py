@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from torch_promptmm.checks import check_int
 from torch_promptmm.data import from_splits
 from torch_promptmm.datasets.base import SplitDataset, Transform
 
@@ -33,7 +34,7 @@ class BlockDataset(SplitDataset):
             cold ones not among them. (default: :obj:`8`)
         cold_per_block (int, optional): The number of cold items of a block.
             (default: :obj:`1`)
-        features (Dict[str, int], optional): The width of each modality. If
+        features (dict, optional): The width of each modality. If
             :obj:`None`, it is :obj:`{"visual": 48, "textual": 32}`.
             (default: :obj:`None`)
         noise (float, optional): The standard deviation of the noise, where
@@ -69,9 +70,7 @@ class BlockDataset(SplitDataset):
             ('items_per_block', items_per_block, 3),
             ('cold_per_block', cold_per_block, 0),
         ]:
-            if value < low:
-                raise ValueError(f"'{name}' must be at least {low} (got "
-                                 f"{value})")
+            check_int(name, value, low)
         super().__init__(None, transform)
         if features is None:
             features = {'visual': 48, 'textual': 32}

@@ -1,18 +1,23 @@
+r"""Files from the net: whole, or not there."""
+
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import os.path as osp
 import sys
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from torch_promptmm.datasets._lock import alone
+
 BLOCK = 1 << 20
 SCHEMES = ('http', 'https', 'file')
+FULL = (28, 122)  # No space left, quota exceeded: a server cannot help.
 
 
 def download(
@@ -28,7 +33,8 @@ def download(
     Bytes go into :obj:`<path>.part` and get their name once all have come and
     the checksum is right. A broken connection is taken up where it broke off,
     in this run or in a later one, as long as the server says (by ``ETag`` or
-    ``Last-Modified``) that the file is still the same.
+    ``Last-Modified``) that the file is still the same. Where several
+    processes want the file, one fetches it and the others wait.
 
     Args:
         url (str): The address: ``http``, ``https`` or ``file``.
@@ -49,35 +55,21 @@ def download(
         ConnectionError: If the file cannot be fetched.
         ValueError: If the address or the checksum is wrong.
     """
-    path = osp.abspath(osp.expanduser(os.fspath(path)))
+    path = Path(path).expanduser().absolute()
     if urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"'url' must begin with "
                          f"{', '.join(x + '://' for x in SCHEMES)} (got "
                          f"{url!r})")
-    _parse_checksum(checksum)
-    os.makedirs(osp.dirname(path), exist_ok=True)
-    error: BaseException | None = None
-    for attempt in range(retries + 1):
-        if attempt:
-            time.sleep(min(0.2 * 2**attempt, 10))
-        try:
-            if _fetch(url, path + '.part', timeout, progress):
-                return _finish(path, url, checksum)
-        except urllib.error.HTTPError as found:
-            error = found
-            if found.code < 500 and found.code not in (408, 416, 429):
-                break  # Asking again will not help.
-        except (OSError, ValueError) as found:
-            if isinstance(found, OSError) and found.errno in _FULL:
-                raise
-            error = found
-    raise ConnectionError(
-        f"{url} cannot be fetched ({error or 'the connection broke off'}); "
-        f"what has come so far is kept in {path}.part, so run this again, or "
-        f"fetch the file by other means and put it at {path}") from error
+    if checksum is not None:
+        _parse_checksum(checksum)
+    before = path.exists()
+    with alone(path.parent):
+        if before or not path.exists():  # Nobody was quicker.
+            _fetch(url, path, checksum, timeout, retries, progress)
+    return str(path)
 
 
-def verify(path: str, checksum: str) -> None:
+def verify(path: str | os.PathLike[str], checksum: str) -> None:
     r"""Checks the checksum of a file.
 
     Args:
@@ -98,51 +90,80 @@ def verify(path: str, checksum: str) -> None:
                          f'damaged or another file; fetch it again')
 
 
-# Private ######################################################################
-
-_FULL = (28, 122)  # No space left, quota exceeded: a server cannot help.
-
-
-def _parse_checksum(checksum: str | None) -> tuple[str, str]:
-    kind, _, wanted = (checksum or 'sha256:').partition(':')
-    if kind not in ('sha256', 'md5') or (checksum and not wanted):
+def _parse_checksum(checksum: str) -> tuple[str, str]:
+    kind, _, wanted = checksum.partition(':')
+    if kind not in ('sha256', 'md5') or not wanted:
         raise ValueError(f"'checksum' must be 'sha256:<hex>' or 'md5:<hex>' "
                          f"(got {checksum!r})")
     return kind, wanted.lower()
 
 
-def _fetch(url: str, part: str, timeout: float, progress: bool) -> bool:
-    r"""Fetches what is missing; true if all of it is there then."""
-    start, stamp = _state(part)
-    request = urllib.request.Request(url)
-    if start and stamp:
+def _fetch(
+    url: str,
+    path: Path,
+    checksum: str | None,
+    timeout: float,
+    retries: int,
+    progress: bool,
+) -> None:
+    part, tag = (path.with_name(f'{path.name}.part{x}') for x in ('', '.tag'))
+    error: BaseException | None = None
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(min(0.2 * 2**attempt, 10))
+        try:
+            if _continue(url, part, tag, timeout, progress):
+                if checksum is not None:
+                    verify(part, checksum)
+                os.replace(part, path)
+                tag.unlink(missing_ok=True)
+                return
+        except (OSError, ValueError, HTTPException) as found:
+            error, code = found, getattr(found, 'code', None)
+            if isinstance(found, OSError) and found.errno in FULL:
+                raise
+            if isinstance(found, ValueError) or code == 416:  # Begin anew.
+                part.unlink(missing_ok=True)
+                tag.unlink(missing_ok=True)
+            elif code is not None and code < 500 and code not in (408, 429):
+                break  # Asking again will not help.
+    raise ConnectionError(
+        f"{url} cannot be fetched ({error or 'the connection broke off'}); "
+        f"what has come so far is kept in {part}, so run this again, or "
+        f"fetch the file by other means and put it at {path}") from error
+
+
+def _continue(
+    url: str,
+    part: Path,
+    tag: Path,
+    timeout: float,
+    progress: bool,
+) -> bool:
+    r"""Fetches what is missing of the version that :obj:`tag` tells of; true
+    if all of it is there then."""
+    request, start = urllib.request.Request(url), 0
+    if part.exists() and tag.exists() and (version := tag.read_text('utf-8')):
+        start = part.stat().st_size
         request.add_header('Range', f'bytes={start}-')
-        request.add_header('If-Range', stamp)
-    try:
-        reply = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # Nothing from there on: begin anew.
-            _forget(part)
-        raise
-    with reply:
+        request.add_header('If-Range', version)
+    with urllib.request.urlopen(request, timeout=timeout) as reply:
         headers = reply.headers
-        resumed = getattr(reply, 'status', 200) == 206
-        if resumed:
+        if getattr(reply, 'status', 200) == 206:
             begin = headers.get('Content-Range', '').partition('-')[0]
             if begin.split() != ['bytes', str(start)]:
-                _forget(part)
-                return False
+                raise ValueError(f'not what was asked for: {begin}')
         else:
-            start = 0
+            # A part never lies beside the tag of another version.
+            part.unlink(missing_ok=True)
+            start, version = 0, (headers.get('ETag')
+                                 or headers.get('Last-Modified') or '')
+            if version.startswith('W/'):  # Weak tags prove nothing.
+                version = ''
+            tag.write_text(version, encoding='utf-8')
         length = headers.get('Content-Length')
         total = None if length is None else start + int(length)
-        found = headers.get('ETag') or headers.get('Last-Modified')
-        if found and not found.startswith('W/'):  # Weak tags prove nothing.
-            with open(part + '.json', 'w', encoding='utf-8') as f:
-                json.dump({'stamp': found}, f)
-        elif not resumed and osp.exists(part + '.json'):
-            os.unlink(part + '.json')
-        with open(part, 'ab' if resumed else 'wb') as f:
+        with open(part, 'ab') as f:
             size = _copy(reply, f, start, total, progress)
             f.flush()
             os.fsync(f.fileno())
@@ -161,36 +182,8 @@ def _copy(
         size += len(block)
         if progress:
             of = '' if total is None else f' of {total / 1e6:,.0f}'
-            print(f'\r{osp.basename(out.name)}: {size / 1e6:,.0f}{of} MB',
+            print(f'\r{Path(out.name).name}: {size / 1e6:,.0f}{of} MB',
                   end='', file=sys.stderr, flush=True)
     if progress:
         print(file=sys.stderr)
     return size
-
-
-def _state(part: str) -> tuple[int, str | None]:
-    r"""How much is there already, and of which version."""
-    try:
-        with open(part + '.json', encoding='utf-8') as f:
-            return osp.getsize(part), str(json.load(f)['stamp'])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, None
-
-
-def _forget(part: str) -> None:
-    for file in (part, part + '.json'):
-        if osp.exists(file):
-            os.unlink(file)
-
-
-def _finish(path: str, url: str, checksum: str | None) -> str:
-    part = path + '.part'
-    if checksum is not None:
-        try:
-            verify(part, checksum)
-        except ValueError as error:
-            _forget(part)
-            raise ConnectionError(f'{url}: {error}') from error
-    os.replace(part, path)
-    _forget(part)
-    return path

@@ -3,14 +3,12 @@ r"""A dataset in a folder of :obj:`.npy` files."""
 from __future__ import annotations
 
 import os
-import os.path as osp
 from collections.abc import Sequence
-
-from torch import Tensor
+from pathlib import Path
 
 from torch_promptmm.data import from_splits, load_npy
-from torch_promptmm.data._features import MASK_SUFFIX
-from torch_promptmm.data.npy import read_npy_header
+from torch_promptmm.data.matrices import matrix_files, read_matrices
+from torch_promptmm.data.npy import is_float_matrix
 from torch_promptmm.datasets.base import SPLITS, SplitDataset, Transform
 
 
@@ -34,7 +32,7 @@ class InteractionFolder(SplitDataset):
 
     Args:
         root (str): The folder.
-        modalities (List[str], optional): The names of the feature files to
+        modalities (list of str, optional): The names of the feature files to
             read. If :obj:`None`, these are all two-dimensional
             floating-point ones, in the order of the alphabet.
             (default: :obj:`None`)
@@ -56,58 +54,34 @@ class InteractionFolder(SplitDataset):
         if not isinstance(root, (str, os.PathLike)):
             raise TypeError(f"'root' must be the path of a folder (got "
                             f"{type(root).__name__})")
-        root = osp.expanduser(os.fspath(root))
-        missing = [x for x in SPLITS if not osp.isfile(_path(root, x))]
-        if missing:
-            raise ValueError(
-                f"'root' must be a folder with train.npy, val.npy and "
-                f"test.npy (got '{root}', which "
-                + (f"lacks {', '.join(f'{x}.npy' for x in missing)})"
-                   if osp.isdir(root) else 'is no folder)'))
-
-        super().__init__(root, transform)
-        train, val, test = (load_npy(_path(root, name)) for name in SPLITS)
-        features = _read_features(root, modalities, mmap)
-        masks = {
-            name: load_npy(_path(root, name + MASK_SUFFIX))
-            for name in features
-            if osp.isfile(_path(root, name + MASK_SUFFIX))
-        }
-        self.set_splits(*from_splits(train, val, test, features or None,
-                                     masks=masks, known=known))
-
-
-def _path(root: str, name: str) -> str:
-    return osp.join(root, f'{name}.npy')
-
-
-def _read_features(
-    root: str,
-    modalities: Sequence[str] | None,
-    mmap: bool,
-) -> dict[str, Tensor]:
-    names = sorted(
-        osp.splitext(name)[0] for name in os.listdir(root)
-        if name.endswith('.npy') and not name.startswith('.'))
-    names = [
-        name for name in names
-        if name not in SPLITS and not name.endswith(MASK_SUFFIX)
-    ]
-    if modalities is not None:
+        folder = Path(root).expanduser()
+        lost = [f'{x}.npy' for x in SPLITS
+                if not (folder / f'{x}.npy').is_file()]
+        if lost:
+            found = (f"lacks {', '.join(lost)}" if folder.is_dir()
+                     else 'is no folder')
+            raise ValueError(f"'root' must be a folder with train.npy, "
+                             f"val.npy and test.npy (got '{folder}', which "
+                             f"{found})")
         if isinstance(modalities, str):
             raise TypeError(f"'modalities' must be a list of names (got the "
                             f"string '{modalities}'); pass "
                             f"['{modalities}']")
-        for name in modalities:
-            if name not in names:
-                raise ValueError(f"'modalities' names '{name}', but '{root}' "
-                                 f"has no {name}.npy; it has {names}")
-        names = list(modalities)
 
-    features = {}
-    for name in names:
-        shape, dtype = read_npy_header(_path(root, name))
-        if modalities is None and not (len(shape) == 2 and dtype.kind == 'f'):
-            continue  # Something else that lies there, such as lists of ids.
-        features[name] = load_npy(_path(root, name), mmap)
-    return features
+        super().__init__(str(folder), transform)
+        files = {name: path for name, path in matrix_files(folder).items()
+                 if name not in SPLITS}
+        if modalities is None:
+            # Something else may lie there, such as lists of ids.
+            files = {k: v for k, v in files.items() if is_float_matrix(v)}
+        else:
+            for name in modalities:
+                if name not in files:
+                    raise ValueError(f"'modalities' names '{name}', but "
+                                     f"'{folder}' has no {name}.npy; it has "
+                                     f"{list(files)}")
+            files = {name: files[name] for name in modalities}
+        features, masks = read_matrices(files, mmap)
+        train, val, test = (load_npy(folder / f'{x}.npy') for x in SPLITS)
+        self.set_splits(*from_splits(train, val, test, features,
+                                     masks=masks, known=known))

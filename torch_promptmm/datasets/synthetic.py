@@ -6,54 +6,36 @@ import hashlib
 import json
 import operator
 import os
-import os.path as osp
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torch_promptmm.checks import check_choice, check_float, check_int
 from torch_promptmm.data import from_splits, load_npy, save_npy
-from torch_promptmm.data._features import FLOATS, MASK_SUFFIX
+from torch_promptmm.data.modalities import FLOATS, MASK_SUFFIX
 from torch_promptmm.datasets import _planted
 from torch_promptmm.datasets.base import SPLITS, SplitDataset, Transform
 from torch_promptmm.datasets.blocks import BlockDataset
+from torch_promptmm.files import atomic_path
 
 # Table 3 of the paper, a small one, and one whose features are wide and
 # redundant and whose test is to a large part of cold items.
 PRESETS: dict[str, dict[str, Any]] = {
-    'netflix': dict(
-        num_users=43739,
-        num_items=17239,
-        num_interactions=609341,
-        features={'visual': 512, 'textual': 768},
-    ),
-    'tiktok': dict(
-        num_users=14343,
-        num_items=8690,
-        num_interactions=276637,
-        features={'visual': 128, 'acoustic': 128, 'textual': 768},
-    ),
-    'electronics': dict(
-        num_users=41691,
-        num_items=21479,
-        num_interactions=359165,
-        features={'visual': 4096, 'textual': 1024},
-    ),
-    'small': dict(
-        num_users=600,
-        num_items=400,
-        num_interactions=9000,
-        features={'visual': 64, 'textual': 48},
-        informative=0.2,
-    ),
-    'wide': dict(
-        num_users=3000,
-        num_items=2000,
-        num_interactions=45000,
-        features={'visual': 1024, 'textual': 512},
-        cold_fraction=0.136,
-    ),
+    'netflix': dict(num_users=43739, num_items=17239, num_interactions=609341,
+                    features={'visual': 512, 'textual': 768}),
+    'tiktok': dict(num_users=14343, num_items=8690, num_interactions=276637,
+                   features={'visual': 128, 'acoustic': 128, 'textual': 768}),
+    'electronics': dict(num_users=41691, num_items=21479,
+                        num_interactions=359165,
+                        features={'visual': 4096, 'textual': 1024}),
+    'small': dict(num_users=600, num_items=400, num_interactions=9000,
+                  features={'visual': 64, 'textual': 48}, informative=0.2),
+    'wide': dict(num_users=3000, num_items=2000, num_interactions=45000,
+                 features={'visual': 1024, 'textual': 512},
+                 cold_fraction=0.136),
 }
 
 
@@ -81,7 +63,7 @@ class SyntheticMultimodal(SplitDataset):
             three splits together, met exactly. If :obj:`None`, it is 15 times
             the number of users, or half of all pairs where that is less.
             (default: :obj:`None`)
-        features (Dict[str, int], optional): The width of each modality. If
+        features (dict, optional): The width of each modality. If
             :obj:`None`, it is :obj:`{"visual": 64, "textual": 48}`.
             (default: :obj:`None`)
         informative (float, optional): The share of the features' variance
@@ -145,74 +127,37 @@ class SyntheticMultimodal(SplitDataset):
         transform: Transform | None = None,
         force_reload: bool = False,
     ) -> None:
-        num_users = _positive('num_users', num_users)
-        num_items = _positive('num_items', num_items)
-        half = max(num_users * num_items // 2, 1)
-        if num_interactions is None:
-            num_interactions = min(15 * num_users, half)
-        if _positive('num_interactions', num_interactions) > half:
-            raise ValueError(f"'num_interactions' must be at most half of all "
-                             f"{num_users} x {num_items} pairs (got "
-                             f"{num_interactions})")
-        if features is None:
-            features = {'visual': 64, 'textual': 48}
-        if not isinstance(features, Mapping) or not features:
-            raise ValueError(f"'features' must give the width of at least one "
-                             f"modality, as in {{'visual': 64}} (got "
-                             f"{features!r})")
-        if num_clusters is None:
-            num_clusters = min(max(num_items // 80, 8), 64)
-        for name, share in [
-            ('informative', informative),
-            ('cold_fraction', cold_fraction),
-            ('missing_fraction', missing_fraction),
-            ('val_fraction', val_fraction),
-            ('test_fraction', test_fraction),
-        ]:
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"'{name}' must lie between 0 and 1 (got "
-                                 f"{share})")
-        if val_fraction + test_fraction >= 1.0:
-            raise ValueError(f"'val_fraction' and 'test_fraction' must leave "
-                             f"something to train on (got {val_fraction} and "
-                             f"{test_fraction})")
-        if not 0.0 <= taste_strength < float('inf'):
-            raise ValueError(f"'taste_strength' must be finite and not "
-                             f"negative (got {taste_strength})")
-        if dtype not in FLOATS:
-            raise ValueError(f"'dtype' must be a floating-point type (got "
-                             f"{dtype})")
         if root is None and mmap:
             raise ValueError("'root' must be a folder where 'mmap' is True "
                              "(got root=None)")
         if root is not None and dtype == torch.bfloat16:
             raise ValueError("'dtype' cannot be torch.bfloat16 where there "
                              "is a 'root': .npy files have no such type")
-
-        self.config: dict[str, Any] = {
+        if features is None:
+            features = {'visual': 64, 'textual': 48}
+        self.config = _checked({
             'num_users': num_users,
             'num_items': num_items,
-            'num_interactions': operator.index(num_interactions),
-            'features': {
-                name: _positive(f"features['{name}']", width)
-                for name, width in features.items()
-            },
-            'informative': float(informative),
-            'taste_channels': _positive('taste_channels', taste_channels),
-            'taste_strength': float(taste_strength),
-            'num_clusters': _positive('num_clusters', num_clusters),
-            'cold_fraction': float(cold_fraction),
+            'num_interactions': num_interactions,
+            'features': features,
+            'informative': informative,
+            'taste_channels': taste_channels,
+            'taste_strength': taste_strength,
+            'num_clusters': num_clusters,
+            'cold_fraction': cold_fraction,
             'cold_in_val': bool(cold_in_val),
-            'missing_fraction': float(missing_fraction),
-            'val_fraction': float(val_fraction),
-            'test_fraction': float(test_fraction),
-            'dtype': str(dtype).removeprefix('torch.'),
+            'missing_fraction': missing_fraction,
+            'val_fraction': val_fraction,
+            'test_fraction': test_fraction,
+            'dtype': check_choice('dtype', dtype, FLOATS),
             'seed': operator.index(seed),
-        }
-        self._folder = None
+        })
+        self._folder: Path | None = None
         if root is not None:
-            root = osp.expanduser(os.fspath(root))
-            self._folder = osp.join(root, _digest(self.config))
+            text = json.dumps([_planted.VERSION, self.config])
+            digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+            root = str(Path(root).expanduser())
+            self._folder = Path(root, digest)
         super().__init__(root, transform, force_reload=force_reload)
 
         tensors = self._load(mmap) if self.has_process else self._generate()
@@ -226,8 +171,8 @@ class SyntheticMultimodal(SplitDataset):
             tensors['val'],
             tensors['test'],
             {name: tensors[name] for name in features},
-            num_users=num_users,
-            num_items=num_items,
+            num_users=self.config['num_users'],
+            num_items=self.config['num_items'],
             masks=masks,
             known=known,
         ))
@@ -282,7 +227,7 @@ class SyntheticMultimodal(SplitDataset):
     @property
     def processed_dir(self) -> str:
         r"""The folder of the interactions; the features lie beside it."""
-        return osp.join(self._folder or '', 'processed')
+        return str((self._folder or Path()) / 'processed')
 
     @property
     def processed_file_names(self) -> list[str]:
@@ -291,28 +236,25 @@ class SyntheticMultimodal(SplitDataset):
         """
         names = [*SPLITS, 'user_taste', 'item_taste']
         for name in self.config['features']:
-            names.append(osp.join(osp.pardir, name))
+            names.append(f'../{name}')
             if self.config['missing_fraction'] > 0:
-                names.append(osp.join(osp.pardir, name + MASK_SUFFIX))
+                names.append(f'../{name}{MASK_SUFFIX}')
         return [f'{name}.npy' for name in names] + ['config.json']
 
     def process(self) -> None:
         r"""Generates the dataset and writes it to :obj:`root`."""
-        *paths, config_path = self.processed_paths
-        if osp.exists(config_path):
-            os.unlink(config_path)
+        *paths, config_path = map(Path, self.processed_paths)
+        config_path.unlink(missing_ok=True)
         tensors = self._generate()
         for path in paths:
-            save_npy(path, tensors[_stem(path)])
-        with open(config_path + '.part', 'w') as f:
-            json.dump(self.config, f, indent=2)
-        os.replace(config_path + '.part', config_path)
+            save_npy(path, tensors[path.stem])
+        with atomic_path(config_path) as path:
+            path.write_text(json.dumps(self.config, indent=2))
 
     def _load(self, mmap: bool) -> dict[str, Tensor]:
-        return {
-            _stem(path): load_npy(path, mmap=mmap and osp.pardir in path)
-            for path in self.processed_paths[:-1]
-        }
+        paths = map(Path, self.processed_paths[:-1])
+        return {path.stem: load_npy(path, mmap and '..' in path.parts)
+                for path in paths}
 
     def _generate(self) -> dict[str, Tensor]:
         config = self.config
@@ -346,21 +288,40 @@ class SyntheticMultimodal(SplitDataset):
         return out
 
 
-def _digest(config: dict[str, Any]) -> str:
-    text = json.dumps([_planted.VERSION, config])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _stem(path: str) -> str:
-    return osp.splitext(osp.basename(path))[0]
-
-
-def _positive(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"'{name}' must be an integer (got "
-                        f"{value!r})") from error
-    if number <= 0:
-        raise ValueError(f"'{name}' must be positive (got {number})")
-    return number
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
+    r"""The settings as JSON has them, in the order given: their text names
+    the folder of the dataset."""
+    config = dict(config)
+    users, items = (check_int(name, config[name], 1)
+                    for name in ('num_users', 'num_items'))
+    half = max(users * items // 2, 1)
+    if config['num_interactions'] is None:
+        config['num_interactions'] = min(15 * users, half)
+    if config['num_clusters'] is None:
+        config['num_clusters'] = min(max(items // 80, 8), 64)
+    for name in ('num_users', 'num_items', 'num_interactions',
+                 'taste_channels', 'num_clusters'):
+        config[name] = check_int(name, config[name], 1)
+    if config['num_interactions'] > half:
+        raise ValueError(f"'num_interactions' must be at most half of all "
+                         f"{users} x {items} pairs (got "
+                         f"{config['num_interactions']})")
+    features = config['features']
+    if not isinstance(features, Mapping) or not features:
+        raise ValueError(f"'features' must give the width of at least one "
+                         f"modality, as in {{'visual': 64}} (got "
+                         f"{features!r})")
+    config['features'] = {name: check_int(f"features['{name}']", width, 1)
+                          for name, width in features.items()}
+    for name in ('informative', 'cold_fraction', 'missing_fraction',
+                 'val_fraction', 'test_fraction'):
+        config[name] = check_float(name, config[name], 0, 1)
+    config['taste_strength'] = check_float('taste_strength',
+                                           config['taste_strength'])
+    if config['val_fraction'] + config['test_fraction'] >= 1.0:
+        raise ValueError(f"'val_fraction' and 'test_fraction' must leave "
+                         f"something to train on (got "
+                         f"{config['val_fraction']} and "
+                         f"{config['test_fraction']})")
+    config['dtype'] = str(config['dtype']).removeprefix('torch.')
+    return config

@@ -14,7 +14,7 @@ class Figures:
         users (int): The number of users.
         items (int): The number of items.
         interactions (int): The number of interactions in all splits.
-        features (Dict[str, int]): The width of each modality.
+        features (dict): The width of each modality.
     """
     users: int
     items: int
@@ -47,7 +47,7 @@ def figures_of(statistics: dict[str, Any]) -> Figures:
     r"""The figures of a dataset that is at hand.
 
     Args:
-        statistics (Dict[str, Any]): Its
+        statistics (dict): Its
             :attr:`~torch_promptmm.datasets.SplitDataset.statistics`.
     """
     return Figures(statistics['users'], statistics['items'],
@@ -59,7 +59,7 @@ def beside_table3(name: str, statistics: dict[str, Any]) -> str:
 
     Args:
         name (str): The name of the dataset.
-        statistics (Dict[str, Any]): Its statistics.
+        statistics (dict): Its statistics.
     """
     lines = [f'{name}, found: {figures_of(statistics)}']
     if name in TABLE3:

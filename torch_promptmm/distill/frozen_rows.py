@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch_geometric.typing import Adj
 
 from torch_promptmm.models import ModelOutput, MultimodalTeacher, as_output
@@ -39,10 +40,7 @@ class ConstantTables:
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> ConstantTables:
         r"""Returns the tables with :obj:`fn` applied to each of them."""
-        user, item, modalities = self.output
-        return ConstantTables(ModelOutput(fn(user), fn(item), {
-            name: _both(fn, pair) for name, pair in modalities.items()
-        }))
+        return ConstantTables(tree_map_only(Tensor, fn, tuple(self.output)))
 
 
 class PromptTables:
@@ -109,15 +107,9 @@ class PromptTables:
         the parameters of the teacher."""
         out = copy.copy(self)
         self.teacher._apply(fn)
-        out.graph = self.graph.apply(fn)
-        out.user, out.item = fn(self.user), fn(self.item)
-        out.fixed = {k: _both(fn, pair) for k, pair in self.fixed.items()}
-        out.projected = {k: fn(x) for k, x in self.projected.items()}
-        out.reduced = {k: fn(x) for k, x in self.reduced.items()}
-        if self.needs_propagation:
-            out.affine_basis = fn(self.affine_basis)
-        else:
-            out.basis = _both(fn, self.basis)
+        tables = {k: v for k, v in vars(self).items()
+                  if k not in ('teacher', 'prompt')}
+        vars(out).update(tree_map_only(Tensor, fn, tables))
         return out
 
     def _propagate(self, x: Tensor, user_id: Tensor | None = None,
@@ -169,7 +161,3 @@ class PromptTables:
             part_user, part_item = self._propagate(part, user_id, item_id)
             out[name] = (user + part_user, item + part_item)
         return out
-
-
-def _both(fn: Callable[[Tensor], Tensor], pair: Pair) -> Pair:
-    return fn(pair[0]), fn(pair[1])

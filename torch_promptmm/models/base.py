@@ -234,6 +234,11 @@ class RankingModel(torch.nn.Module):
         return ({name: view.features[name] for name in self.modalities},
                 {k: v for k, v in view.masks.items() if k in self.modalities})
 
+    def release_features(self) -> None:
+        r"""Lets go of the raw features."""
+        if self.item_features is not None:
+            self.item_features.release()
+
     def give_features(self, view: InteractionData) -> None:
         r"""Takes the features that the model reads from a graph."""
         if self.modalities:

@@ -9,7 +9,7 @@ from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_int
 from torch_promptmm.models.base import ModelOutput, RankingModel
-from torch_promptmm.nn.graph import UserItemGraph
+from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 
 
@@ -88,14 +88,17 @@ class LightGCN(RankingModel):
 
         Args:
             graph (torch.Tensor or SparseTensor or UserItemGraph): The
-                user-item graph.
+                user-item graph, or that of a batch
+                (:meth:`UserItemGraph.from_batch()
+                <torch_promptmm.nn.UserItemGraph.from_batch>`), whose rows
+                are then returned.
             user_id (torch.Tensor, optional): Return (and, as far as that
                 saves work, compute) these users only.
                 (default: :obj:`None`)
             item_id (torch.Tensor, optional): The same for items.
                 (default: :obj:`None`)
         """
-        user, item, *_ = self.conv(self._tables, graph, user_id, item_id)
+        user, item = self._run(graph, user_id, item_id, 0)
         return user, item
 
     def rows(
@@ -107,13 +110,16 @@ class LightGCN(RankingModel):
     ) -> ModelOutput:
         r"""Returns the rows of a training step; the L2 term falls on those
         of :math:`\mathbf{E}^{(0)}`."""
-        user, item, *ego = self.conv(self._tables, graph, user_id, item_id,
-                                     num_ego)
-        return ModelOutput(user, item, ego=tuple(ego) if ego else None)
+        user, item, *ego = self._run(graph, user_id, item_id, num_ego)
+        return ModelOutput(user, item, ego=(ego[0], ego[1]) if ego else None)
 
-    @property
-    def _tables(self) -> tuple[Tensor, Tensor]:
-        return self.user_embedding.weight, self.item_embedding.weight
+    def _run(self, graph: Adj | UserItemGraph, user_id: Tensor | None,
+             item_id: Tensor | None, num_ego: int) -> tuple[Tensor, ...]:
+        tables = self.user_embedding.weight, self.item_embedding.weight
+        graph = as_graph(graph, self.num_users, self.num_items,
+                         tables[0].device, tables[0].dtype, batch=True)
+        return self.conv(graph.gather(*tables), graph, user_id, item_id,
+                         num_ego)
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_users}, '

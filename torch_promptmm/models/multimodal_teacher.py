@@ -14,7 +14,7 @@ from torch_promptmm.checks import (
     check_int,
 )
 from torch_promptmm.data import InteractionData
-from torch_promptmm.models.base import ModelOutput, RankingModel
+from torch_promptmm.models.base import ModelOutput, RankingModel, take
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.nn.functional import modality_key, unit_rows
@@ -108,7 +108,6 @@ class MultimodalTeacher(RankingModel):
         share = 1.0 / (num_layers + 1)
         self.conv = LightGCNConv([share * self.self_weight] +
                                  [share] * num_layers)
-        # For training with rows on their graph.
         self.propagated: PropagatedFeatures | None = None
         self.prompt = prompt
 
@@ -127,7 +126,7 @@ class MultimodalTeacher(RankingModel):
         Args:
             view (InteractionData): The training graph.
             hidden_channels (int): The width :math:`d` of an embedding.
-            prompt (str, optional): :obj:`"pca"` or :obj:`"graph"`, see
+            prompt (str, optional): The method of
                 :meth:`~torch_promptmm.nn.SoftPrompt.from_features`, or
                 :obj:`None`. (default: :obj:`"pca"`)
             prompt_layers (int, optional): Layers of the prompt network.
@@ -141,11 +140,10 @@ class MultimodalTeacher(RankingModel):
         check_bool('standardize', standardize)
         soft = None
         if prompt is not None:
-            graph = UserItemGraph(view.edge_index, view.num_users,
-                                  view.num_items)
-            soft = SoftPrompt.from_features(view.features, hidden_channels,
-                                            prompt, view.masks, graph,
-                                            prompt_layers)
+            soft = SoftPrompt.from_features(
+                view.features, hidden_channels, prompt, view.masks,
+                UserItemGraph(view.edge_index, view.num_users,
+                              view.num_items), prompt_layers)
         out = cls(view.num_users, view.num_items,
                   {name: x.size(1) for name, x in view.features.items()},
                   hidden_channels, prompt=soft, **kwargs)
@@ -208,8 +206,7 @@ class MultimodalTeacher(RankingModel):
         return self.reductions[modality_key(name)]  # type: ignore
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module; the statistics of
-        the features and the prompt stay."""
+        r"""Resets all learnable parameters; statistics and prompt stay."""
         self.backbone.reset_parameters()
         for name in self.modalities:
             self.reduction(name).reset_parameters()
@@ -249,13 +246,11 @@ class MultimodalTeacher(RankingModel):
     @property
     def has_statistics(self) -> bool:
         r"""Whether the reductions know the statistics of their features."""
-        return all(
-            bool(self.reduction(name).num_items > 0)
-            for name in self.modalities)
+        return all(bool(self.reduction(name).num_items > 0)
+                   for name in self.modalities)
 
     def release_features(self) -> None:
-        r"""Lets go of the raw features."""
-        self.item_features.release()
+        super().release_features()
         self.propagated = None
 
     def cache_features(self, graph: UserItemGraph | None) -> None:
@@ -278,12 +273,12 @@ class MultimodalTeacher(RankingModel):
             'normalize': reduction.normalize,
         }
 
-    def reduced(self, name: str) -> Tensor:
+    def reduced(self, name: str, item_id: Tensor | None = None) -> Tensor:
         r"""Returns :math:`\hat{\mathbf{X}}_m \mathbf{W}_m`
-        :math:`(|\mathcal{I}|, d)`, without bias, prompt and dropout."""
-        self.item_features.require()
-        return self.reduction(name).reduce(self.features[name],
-                                           self.masks.get(name))
+        :math:`(|\mathcal{I}|, d)`, or rows of it, without bias, prompt and
+        dropout."""
+        x, mask = self.item_features.rows(name, item_id)
+        return self.reduction(name).reduce(x, mask)
 
     def context(self, name: str,
                 prompt: Tensor | None) -> PromptContext | None:
@@ -339,11 +334,10 @@ class MultimodalTeacher(RankingModel):
         user_id: Tensor | None = None,
         item_id: Tensor | None = None,
     ) -> ModelOutput:
-        r"""Returns user and item embeddings, fused and of each modality; see
-        :meth:`RankingModel.forward`."""
+        r"""Returns fused embeddings and those of each modality."""
         weight = self.backbone.item_embedding.weight
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
-                         weight.dtype)
+                         weight.dtype, batch=True)
         user, item = self.backbone(graph, user_id, item_id)
         return self.fuse(user, item, self._modalities(graph, user_id,
                                                       item_id))
@@ -370,13 +364,20 @@ class MultimodalTeacher(RankingModel):
         if (self.propagated is not None and self.propagated.graph is graph
                 and user_id is not None and item_id is not None):
             return self.propagated(self, user_id, item_id)
-        prompt = None if self.prompt is None else self.prompt()
-        return self.propagate(
-            {
-                name: self.reduction(name).finish(
-                    self.reduced(name), prompt, self.context(name, prompt))
-                for name in self.in_channels
-            }, graph, user_id, item_id)
+        # Of a batch's items alone, unless the prompt's part is a sum over
+        # all that is not known beforehand.
+        n_id, prompt, rows = graph.item_n_id, None, graph.item_n_id
+        if self.prompt is not None:
+            rows = n_id if self.prompt.is_affine else None
+            prompt = self.prompt(rows)
+        x = {
+            name: self.reduction(name).finish(
+                self.reduced(name, rows), prompt, self.context(name, prompt))
+            for name in self.in_channels
+        }
+        if rows is not n_id:
+            x = {name: take(value, n_id) for name, value in x.items()}
+        return self.propagate(x, graph, user_id, item_id)
 
     @torch.no_grad()
     def prompt_ratio(self) -> dict[str, float]:

@@ -2,118 +2,19 @@ r"""The user-item graph, normalised once."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch_geometric import EdgeIndex
-from torch_geometric.typing import Adj, SparseTensor
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_int
-
-_INT32_MAX = 2**31 - 1
-
-
-class CSRMatrix:
-    r"""A sparse matrix in compressed rows, the form in which
-    :class:`UserItemGraph` keeps each half of its adjacency.
-
-    On a CPU, products in single precision are sums of bags
-    (:func:`torch.nn.functional.embedding_bag`), whose kernel fetches rows
-    ahead and takes a third of the time of a :obj:`torch.sparse` product.
-
-    Args:
-        crow (torch.Tensor): Row pointers :math:`(n + 1)`.
-        col (torch.Tensor): Column indices :math:`(nnz)`.
-        value (torch.Tensor): Values :math:`(nnz)`.
-        num_cols (int): The number of columns.
-    """
-    def __init__(self, crow: Tensor, col: Tensor, value: Tensor,
-                 num_cols: int) -> None:
-        self.crow, self.col, self.value = crow, col, value
-        self.shape = (crow.numel() - 1, num_cols)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # `tensor` cannot be copied.
-        return type(self), (self.crow, self.col, self.value, self.shape[1])
-
-    @property
-    def nnz(self) -> int:
-        return self.col.numel()
-
-    @cached_property
-    def tensor(self) -> Tensor:
-        r"""The matrix as a :obj:`torch.sparse` CSR tensor."""
-        with warnings.catch_warnings():  # "CSR support is in beta state"
-            warnings.simplefilter('ignore', UserWarning)
-            return torch.sparse_csr_tensor(self.crow, self.col, self.value,
-                                           size=self.shape,
-                                           check_invariants=False)
-
-    def matmul(self, x: Tensor, add: Tensor | None = None,
-               beta: float = 1.0) -> Tensor:
-        r"""Returns :math:`M x + \beta \, add`, without a gradient."""
-        if not _sums_bags(x):
-            if add is None:
-                add = x.new_zeros(()).expand(self.shape[0], x.size(1))
-                beta = 0.0
-            return torch.addmm(add, self.tensor, x, beta=beta)
-        out = torch.nn.functional.embedding_bag(
-            self.col, x.detach(), self.crow, mode='sum',
-            per_sample_weights=self.value, include_last_offset=True)
-        return out if add is None else out.add_(add, alpha=beta)
-
-    def select_rows(self, row: Tensor) -> CSRMatrix:
-        r"""Returns the matrix of the given rows, in their order."""
-        start = self.crow.index_select(0, row)
-        count = self.crow.index_select(0, row + 1) - start
-        crow = count.new_zeros(row.numel() + 1)
-        torch.cumsum(count, dim=0, out=crow[1:])
-        # Entry j is at j plus an offset, which changes where a row begins.
-        offset = start - crow[:-1]
-        step = crow.new_ones(int(crow[-1]) + 1)
-        step[0] = 0
-        step.index_add_(0, crow[:-1],
-                        offset.diff(prepend=offset.new_zeros(1)))
-        index = step.cumsum(0, dtype=step.dtype)[:-1]
-        return CSRMatrix(crow, self.col.index_select(0, index),
-                         self.value.index_select(0, index), self.shape[1])
-
-    def rename_cols(self, name: Tensor, num_cols: int) -> CSRMatrix:
-        r"""Returns the matrix with column :math:`j` called :obj:`name[j]`;
-        columns of one name are added up."""
-        return CSRMatrix(self.crow, name.index_select(0, self.col),
-                         self.value, num_cols)
-
-    def to(self, device: Any, dtype: torch.dtype) -> CSRMatrix:
-        return CSRMatrix(self.crow.to(device), self.col.to(device),
-                         self.value.to(device, dtype), self.shape[1])
-
-    def apply(self, fn: Callable[[Tensor], Tensor]) -> CSRMatrix:
-        return CSRMatrix(fn(self.crow), fn(self.col), fn(self.value),
-                         self.shape[1])
-
-
-def _sums_bags(x: Tensor) -> bool:
-    r"""Whether sums of bags are the faster product."""
-    return (x.device.type == 'cpu' and x.dtype == torch.float
-            and torch.backends.cpu.get_cpu_capability().startswith('AVX'))
-
-
-def _compress(row: Tensor, col: Tensor, value: Tensor, num_rows: int,
-              num_cols: int) -> CSRMatrix:
-    r"""Sorts an edge list by (row, column) into compressed rows."""
-    perm = (row * num_cols + col).argsort(stable=True)
-    dtype = torch.int32
-    if max(row.numel(), num_rows, num_cols) > _INT32_MAX:
-        dtype = torch.int64
-    crow = torch.zeros(num_rows + 1, dtype=dtype, device=row.device)
-    count = torch.bincount(row, minlength=num_rows)
-    crow[1:] = count.cumsum(0)
-    return CSRMatrix(crow, col[perm].to(dtype), value[perm], num_cols)
+from torch_promptmm.adjacency import is_sparse, sparse_to_coo
+from torch_promptmm.checks import check_int, check_range
+from torch_promptmm.nn.batch import look_up, node_ids, sampled_edges
+from torch_promptmm.nn.csr import CSRMatrix, compress
 
 
 class UserItemGraph:
@@ -131,6 +32,10 @@ class UserItemGraph:
     :math:`\mathbf{A}` is its own transpose, the same two serve the forward
     and the backward pass: nothing is normalised or transposed in a training
     step. Build it once and pass it wherever a graph is taken.
+
+    It is a node of :obj:`torch.utils._pytree`, and so an argument that
+    :func:`torch.export.export` takes. The graph of a batch is made by
+    :meth:`from_batch`.
 
     Args:
         edge_index (torch.Tensor or SparseTensor): The interactions:
@@ -152,6 +57,15 @@ class UserItemGraph:
         dtype (torch.dtype, optional): The type of the normalised values,
             which are computed in double precision.
             (default: :meth:`torch.get_default_dtype`)
+
+    Attributes:
+        num_users (int): The number of users.
+        num_items (int): The number of items.
+        user_n_id (torch.Tensor, optional): In the graph of a batch, which of
+            all users its users are :math:`(|\mathcal{U}|)`; else
+            :obj:`None`.
+        item_n_id (torch.Tensor, optional): The same for items.
+        full_size (tuple): The number of all users and all items.
 
     Raises:
         TypeError: If :obj:`edge_index` is not an adjacency.
@@ -175,7 +89,8 @@ class UserItemGraph:
             sizes = edge_index.sparse_size()
             num_users = sizes[0] if num_users is None else num_users
             num_items = sizes[1] if num_items is None else num_items
-        row, col, weight, size = _to_coo(edge_index, edge_weight)
+            edge_index = edge_index.as_tensor()
+        index, weight, size = _to_coo(edge_index, edge_weight)
         if size is not None:
             want = (num_users or size[0], num_items or size[1])
             if size != want:
@@ -187,21 +102,15 @@ class UserItemGraph:
                                  f"num_items] = {list(want)} (got "
                                  f"{list(size)}){hint}")
             num_users, num_items = size
-        if num_users is None:
-            num_users = int(row.max()) + 1 if row.numel() > 0 else 1
-        if num_items is None:
-            num_items = int(col.max()) + 1 if col.numel() > 0 else 1
-        for name, index, limit in [('user', row, num_users),
-                                   ('item', col, num_items)]:
-            if index.numel() > 0:
-                low, high = int(index.min()), int(index.max())
-                if low < 0 or high >= limit:
-                    raise ValueError(
-                        f"'edge_index' has {name} id "
-                        f"{low if low < 0 else high}, but 'num_{name}s' is "
-                        f"{limit}. Users are in row 0, items in row 1")
+        row, col = index
+        hint = '. Users are in row 0, items in row 1'
+        last_user = check_range('edge_index', row, num_users, 'user',
+                                hint=hint)
+        last_item = check_range('edge_index', col, num_items, 'item',
+                                hint=hint)
+        num_users = num_users or max(last_user + 1, 1)
+        num_items = num_items or max(last_item + 1, 1)
 
-        self.num_users, self.num_items = num_users, num_items
         if weight is None:
             weight = torch.ones(row.numel(), dtype=torch.double,
                                 device=row.device)
@@ -217,8 +126,86 @@ class UserItemGraph:
         ]
         value = norm_user[row] * weight * norm_item[col]
         value = value.to(dtype or torch.get_default_dtype())
-        self.user_item = _compress(row, col, value, num_users, num_items)
-        self.item_user = _compress(col, row, value, num_items, num_users)
+        self._set(compress(row, col, value, num_users, num_items),
+                  compress(col, row, value, num_items, num_users))
+
+    def _set(
+        self,
+        user_item: CSRMatrix,
+        item_user: CSRMatrix,
+        user_n_id: Tensor | None = None,
+        item_n_id: Tensor | None = None,
+        full_size: tuple[int, int] | None = None,
+    ) -> UserItemGraph:
+        self.user_item, self.item_user = user_item, item_user
+        self.num_users, self.num_items = user_item.shape
+        self.user_n_id, self.item_n_id = user_n_id, item_n_id
+        self.full_size = full_size or user_item.shape
+        return self
+
+    @classmethod
+    def from_batch(
+        cls,
+        batch: HeteroData,
+        graph: UserItemGraph,
+        edge_type: tuple[str, str, str] = ('user', 'interacts', 'item'),
+    ) -> UserItemGraph:
+        r"""Returns the graph of a batch of a
+        :class:`~torch_geometric.loader.NeighborLoader` or
+        :class:`~torch_geometric.loader.LinkNeighborLoader`.
+
+        It has the batch's nodes, in the batch's order, and the interactions
+        that were sampled in either direction. Each has the value that it has
+        in :obj:`graph`, normalised by the degrees there: where all
+        neighbours were sampled, as far away as the model looks, embeddings
+        are those of the full graph. Where fewer were, sums are smaller, not
+        estimates of the full ones.
+
+        Args:
+            batch (HeteroData): The batch, with :obj:`n_id` of users and
+                items and the edges of :obj:`edge_type`, of its reverse
+                :obj:`("item", "rev_interacts", "user")`, or of both, as
+                :obj:`edge_index` or :obj:`adj_t`.
+            graph (UserItemGraph): The full graph that was sampled from.
+            edge_type (tuple, optional): The edge type of the interactions.
+                (default: :obj:`("user", "interacts", "item")`)
+
+        Raises:
+            ValueError: If the batch has no :obj:`n_id`, or interactions that
+                :obj:`graph` does not have.
+        """
+        if graph.is_batch:
+            raise ValueError(f"'graph' must be the full graph that 'batch' "
+                             f"was sampled from (got {graph})")
+        n_ids = node_ids(batch, edge_type, graph.full_size)
+        user_n_id, item_n_id = (n_id.to(graph.device) for n_id in n_ids)
+        num_users, num_items = user_n_id.numel(), item_n_id.numel()
+        index = sampled_edges(batch, edge_type, (num_users, num_items))
+        (user, item), value = look_up(graph.user_item, user_n_id, item_n_id,
+                                      index.to(graph.device))
+        return object.__new__(cls)._set(
+            compress(user, item, value, num_users, num_items),
+            compress(item, user, value, num_items, num_users),
+            user_n_id, item_n_id, graph.full_size)
+
+    @property
+    def is_batch(self) -> bool:
+        r"""Whether it is the graph of a batch, see :meth:`from_batch`."""
+        return self.user_n_id is not None
+
+    def gather(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns the rows of this graph's users and items of tables
+        :math:`(|\mathcal{U}|, *)` and :math:`(|\mathcal{I}|, *)` of *all*
+        users and items: the tables themselves, unless this is the graph of a
+        batch."""
+        if (user.size(0), item.size(0)) != self.full_size:
+            raise ValueError(f"'user' and 'item' must have the "
+                             f"{list(self.full_size)} rows of all users and "
+                             f"items (got {[user.size(0), item.size(0)]})")
+        if self.user_n_id is None or self.item_n_id is None:
+            return user, item
+        return (user.index_select(0, self.user_n_id),
+                item.index_select(0, self.item_n_id))
 
     @property
     def num_edges(self) -> int:
@@ -256,59 +243,36 @@ class UserItemGraph:
             None, self.device.index)
         if same and dtype == self.dtype:
             return self
-        out = object.__new__(type(self))
-        out.num_users, out.num_items = self.num_users, self.num_items
-        out.user_item = self.user_item.to(device, dtype)
-        out.item_user = self.item_user.to(device, dtype)
-        return out
-
-    def apply(self, fn: Callable[[Tensor], Tensor]) -> UserItemGraph:
-        r"""Returns the graph with :obj:`fn` applied to each of its
-        tensors."""
-        out = copy.copy(self)
-        out.user_item = self.user_item.apply(fn)
-        out.item_user = self.item_user.apply(fn)
-        return out
+        user_n_id, item_n_id = (
+            None if n_id is None else n_id.to(device)
+            for n_id in (self.user_n_id, self.item_n_id))
+        return object.__new__(type(self))._set(
+            self.user_item.to(device, dtype), self.item_user.to(device, dtype),
+            user_n_id, item_n_id, self.full_size)
 
     def __repr__(self) -> str:
+        of = f', full_size={self.full_size}' if self.is_batch else ''
         return (f'{self.__class__.__name__}(num_users={self.num_users}, '
-                f'num_items={self.num_items}, num_edges={self.num_edges})')
+                f'num_items={self.num_items}, num_edges={self.num_edges}{of})')
 
 
 def _to_coo(
     adj: Any,
     weight: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int] | None]:
-    r"""Returns users, items, weights and, for matrices, the shape."""
-    is_sparse = isinstance(adj, SparseTensor) or (
-        isinstance(adj, Tensor) and adj.layout != torch.strided)
-    if is_sparse and weight is not None:
-        raise ValueError("'edge_weight' is for a [2, num_edges] 'edge_index'; "
-                         "the values of a sparse matrix are its weights")
-    if isinstance(adj, SparseTensor):
-        row, col, value = adj.coo()
-        size = (adj.size(0), adj.size(1))
-        return row, col, _constant(value), size
+) -> tuple[Tensor, Tensor | None, tuple[int, int] | None]:
+    r"""Returns users and items, weights and, for matrices, the shape."""
+    if is_sparse(adj):
+        if weight is not None:
+            raise ValueError("'edge_weight' is for a [2, num_edges] "
+                             "'edge_index'; the values of a sparse matrix "
+                             "are its weights")
+        index, value, size = sparse_to_coo('edge_index', adj)
+        return index, _constant(value), size
     if not isinstance(adj, Tensor):
         raise TypeError(
             f"'edge_index' must be a [2, num_edges] tensor, an EdgeIndex, a "
             f"torch.sparse or torch_sparse matrix of shape [num_users, "
             f"num_items], or a UserItemGraph (got '{type(adj).__name__}')")
-    if is_sparse:
-        if adj.dim() != 2:
-            raise ValueError(f"'edge_index' must be of shape [num_users, "
-                             f"num_items] (got {list(adj.shape)})")
-        coo = adj.detach()
-        if adj.layout != torch.sparse_coo:
-            coo = coo.to_sparse_coo()
-            indices = coo._indices()  # Keeps repeated entries of a CSR.
-            value = coo._values()
-        else:
-            coo = coo.coalesce()
-            indices, value = coo.indices(), coo.values()
-        return indices[0], indices[1], _constant(value), (adj.size(0),
-                                                          adj.size(1))
-    adj = adj.as_subclass(Tensor)
     if adj.dim() != 2 or adj.size(0) != 2:
         raise ValueError(f"'edge_index' must be of shape [2, num_edges] (got "
                          f"{list(adj.shape)})")
@@ -317,8 +281,7 @@ def _to_coo(
     if weight is not None and weight.shape != adj.shape[1:]:
         raise ValueError(f"'edge_weight' must be of shape [{adj.size(1)}] "
                          f"(got {list(weight.shape)})")
-    adj = adj.long()
-    return adj[0], adj[1], _constant(weight), None
+    return adj.long(), _constant(weight), None
 
 
 def _constant(weight: Tensor | None) -> Tensor | None:
@@ -331,9 +294,22 @@ def as_graph(
     num_items: int,
     device: Any = None,
     dtype: torch.dtype | None = None,
+    batch: bool = False,
 ) -> UserItemGraph:
     r"""Returns any form of a user-item adjacency as a
     :class:`UserItemGraph`, on :obj:`device`.
+
+    Args:
+        graph (torch.Tensor or SparseTensor or UserItemGraph): The adjacency.
+        num_users (int): The number of users.
+        num_items (int): The number of items.
+        device (torch.device, optional): Where to. (default: stays)
+        dtype (torch.dtype, optional): The type of the values.
+            (default: stays)
+        batch (bool, optional): If :obj:`True`, the graph may be one of a
+            batch. Its sizes are not looked at here: of tables of all users
+            and items, take :meth:`UserItemGraph.gather`'s rows.
+            (default: :obj:`False`)
 
     Raises:
         ValueError: If its sizes are not :obj:`num_users` and
@@ -341,7 +317,42 @@ def as_graph(
     """
     if not isinstance(graph, UserItemGraph):
         graph = UserItemGraph(graph, num_users, num_items, dtype=dtype)
+    elif graph.is_batch:
+        if not batch:
+            raise ValueError(f"'graph' must be the full graph, not that of a "
+                             f"batch (got {graph})")
     elif (graph.num_users, graph.num_items) != (num_users, num_items):
         raise ValueError(f"'graph' must have {num_users} users and "
                          f"{num_items} items (got {graph})")
     return graph.to(device, dtype)
+
+
+_CHILDREN = ('user_item', 'item_user', 'user_n_id', 'item_n_id')
+
+
+def _context(graph: UserItemGraph) -> tuple[int, ...]:
+    return (graph.num_users, graph.num_items, *graph.full_size)
+
+
+def _unflatten(children: Any, context: tuple[int, ...]) -> UserItemGraph:
+    out = object.__new__(UserItemGraph)  # The leaves need not be tensors.
+    for name, child in zip(_CHILDREN, children, strict=True):
+        setattr(out, name, child)
+    out.num_users, out.num_items = context[:2]
+    out.full_size = (context[2], context[3])
+    return out
+
+
+pytree.register_pytree_node(
+    UserItemGraph,
+    lambda x: ([getattr(x, name) for name in _CHILDREN], _context(x)),
+    _unflatten,
+    serialized_type_name='torch_promptmm.nn.graph.UserItemGraph',
+    to_dumpable_context=list,
+    from_dumpable_context=tuple,
+    flatten_with_keys_fn=lambda x: (
+        [(pytree.GetAttrKey(name), getattr(x, name)) for name in _CHILDREN],
+        _context(x)),
+)
+# Exported programs hold their example inputs.
+torch.serialization.add_safe_globals([CSRMatrix, UserItemGraph])

@@ -80,6 +80,23 @@ class ItemFeatures(torch.nn.Module):
             {name: features[name] for name in self.in_channels})
         self.masks = _ByReference(masks)
 
+    def rows(self, name: str, item_id: Tensor | None = None
+             ) -> tuple[Tensor, Tensor | None]:
+        r"""Returns the features and the mask of a modality, of all items or
+        of some of them.
+
+        Args:
+            name (str): The modality.
+            item_id (torch.Tensor, optional): Items :math:`(n)`.
+                (default: all)
+        """
+        self.require()
+        x, mask = self.tensors[name], self.masks.get(name)
+        if item_id is None:
+            return x, mask
+        return (x[item_id.to(x.device)],
+                None if mask is None else mask[item_id.to(mask.device)])
+
     def release(self) -> None:
         r"""Lets go of the features."""
         self.tensors, self.masks = _ByReference(), _ByReference()

@@ -87,7 +87,7 @@ class LightGCNConv(torch.nn.Module):
             assert isinstance(graph, UserItemGraph)
             num_users = graph.num_users
         graph = as_graph(graph, num_users, x_item.size(0), x_item.device,
-                         x_item.dtype)
+                         x_item.dtype, batch=True)
         return propagate(graph, x_user, x_item, self.weights, user_id,
                          item_id, num_ego)
 

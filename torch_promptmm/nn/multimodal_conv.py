@@ -89,7 +89,7 @@ class MultimodalConv(torch.nn.Module):
             edge_index = edge_index.as_subclass(Tensor).flip([0])
         out = self.reduction(x_item, prompt, context)
         graph = as_graph(edge_index, num_users, num_items, out.device,
-                         out.dtype)
+                         out.dtype, batch=True)
         return self.conv((None, out), graph)[0]
 
     def _num_users(self, edge_index: Any, x_user: Tensor | None,

@@ -2,14 +2,17 @@ r"""The one sparse kernel of the package: a polynomial of the adjacency."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from torch_promptmm.checks import check_range
+from torch_promptmm.nn.csr import CSRMatrix, is_exporting
 from torch_promptmm.nn.functional import add_rows_
-from torch_promptmm.nn.graph import CSRMatrix, UserItemGraph
+from torch_promptmm.nn.graph import UserItemGraph
 
 # Restricting the last product to the rows of the batch pays if they hold
 # less than this share of the non-zeros.
@@ -58,6 +61,15 @@ def propagate(
         The users' and the items' rows of :math:`\mathbf{Y}`, and, with
         :obj:`num_ego`, those of :math:`\mathbf{X}`.
     """
+    sizes = (graph.num_users if x_user is None else x_user.size(0),
+             x_item.size(0))
+    if sizes != (graph.num_users, graph.num_items):
+        raise ValueError(f"'x_user' and 'x_item' must have a row for each of "
+                         f"the {graph.num_users} users and {graph.num_items} "
+                         f"items of the graph (got {list(sizes)})")
+    if is_exporting() and (user_id is not None or item_id is not None):
+        return _propagate_all(graph, x_user, x_item, weights, user_id,
+                              item_id, num_ego)
     # A common factor is put in where there are the fewest rows.
     while len(weights) > 1 and weights[-1] == 0.0:
         weights = weights[:-1]
@@ -67,10 +79,33 @@ def propagate(
     user = _select('user_id', user_id, graph.num_users)
     item = _select('item_id', item_id, graph.num_items)
     # Sparse products are not there in every type that autocast may choose.
-    with torch.autocast(x_item.device.type, enabled=False):
+    # Exported programs with a context that changes nothing cannot be saved.
+    device = x_item.device.type
+    with (torch.autocast(device, enabled=False)
+          if torch.is_autocast_enabled(device) else nullcontext()):
         out = _Propagation.apply(x_user, x_item, graph, weights,
                                  factor, user, item, num_ego)
     return out if num_ego else out[:2]
+
+
+def _propagate_all(
+    graph: UserItemGraph,
+    x_user: Tensor | None,
+    x_item: Tensor,
+    weights: tuple[float, ...],
+    user_id: Tensor | None,
+    item_id: Tensor | None,
+    num_ego: int,
+) -> tuple[Tensor, ...]:
+    r"""Computes all rows and takes those that are wanted. An exported
+    program knows nothing of the ids, not even how many are distinct."""
+    ids = [user_id, item_id]
+    out: list[Any] = [*propagate(graph, x_user, x_item, weights)]
+    if num_ego > 0:
+        ids += [user_id, None if item_id is None else item_id[:num_ego]]
+        out += [x_user, x_item]
+    return tuple(x if x is None or index is None else x.index_select(0, index)
+                 for x, index in zip(out, ids, strict=True))
 
 
 class _Selection(NamedTuple):
@@ -99,11 +134,7 @@ def _select(name: str, index: Tensor | None,
         raise ValueError(f"'{name}' must be a one-dimensional tensor of "
                          f"integers (got shape {list(index.shape)}, "
                          f"{index.dtype})")
-    if index.numel() > 0:
-        low, high = (int(x) for x in index.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"'{name}' must be in [0, {size}) (got "
-                             f"{low if low < 0 else high})")
+    check_range(name, index, size, name.removesuffix('_id'))
     index = index.long()
     wanted = torch.zeros(size, dtype=torch.bool, device=index.device)
     row = wanted.index_fill_(0, index, True).nonzero().view(-1)

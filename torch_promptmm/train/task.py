@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from torch_promptmm.checks import check_float
 from torch_promptmm.loader import Batch, BatchSpec, InteractionLoader
@@ -56,7 +57,7 @@ class Task(torch.nn.Module):
                recurse: bool = True) -> Task:
         # What `to` and its like do to parameters is done to all tensors.
         super()._apply(fn, recurse)
-        self.graph = self.graph.apply(fn)
+        self.graph = tree_map_only(Tensor, fn, self.graph)
         self.positives, self.known = fn(self.positives), fn(self.known)
         return self
 

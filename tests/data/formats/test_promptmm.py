@@ -61,13 +61,23 @@ def test_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', [sp.csr_matrix, sp.coo_matrix, sp.csc_matrix,
-                                  sp.lil_matrix, sp.csr_array, np.asarray])
+                                  sp.csr_array, np.asarray])
 @pytest.mark.parametrize('names', [MATS, ('trnMat.pkl', 'valMat.pkl',
                                           'tstMat.pkl')])
 def test_matrices(kind: type, names: tuple, tmp_path: Path) -> None:
     splits = read_promptmm(matrices(tmp_path, names, kind))
     check(splits)
     assert splits[0]['user'].num_nodes == 3  # The matrix tells.
+
+
+@pytest.mark.parametrize('kind', [sp.csr_matrix, np.asarray])
+def test_entries_that_are_no_numbers(kind: type, tmp_path: Path) -> None:
+    matrices(tmp_path, MATS, kind)
+    dense = np.diag([1, np.nan, np.inf])
+    (tmp_path / 'train_mat').write_bytes(pickle.dumps(kind(dense)))
+    with pytest.warns(UserWarning, match='2 entries of .*train_mat are NaN'):
+        train, _, _ = read_promptmm(tmp_path)
+    assert train[EDGE].edge_index.tolist() == [[0], [0]]
 
 
 def test_both_must_agree(tmp_path: Path) -> None:

@@ -2,30 +2,23 @@ from __future__ import annotations
 
 import csv
 import os
-import os.path as osp
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.files import atomic_path
-
-from ..columns import read_ids, read_ratings
-from ..contract import (
-    DEFAULT_EDGE_TYPE,
-    EdgeType,
-    check_same_entities,
-    read_graph,
+from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
+from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.formats._folder import (
+    check_folder,
+    make_splits,
+    write_common,
 )
-from ..csv_scan import rows_of
-from ..ids import IdMap, item_ids, set_ids, user_ids
-from ..interactions import from_splits
-from ..report import Report
-from ..split import Split
-from ..tables import TextFormat, read_table
-from ._features import number_of, read_features, read_sidecar, write_features
+from torch_promptmm.data.ids import IdMap, item_ids, user_ids
+from torch_promptmm.data.report import Report
+from torch_promptmm.data.split import Split
+from torch_promptmm.files import atomic_path
 
 USER, ITEM, LABEL = 'userID', 'itemID', 'x_label'
 ID_FILES = {'users': ('u_id_mapping.csv', USER),
@@ -63,7 +56,7 @@ def read_mmrec(
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        edge_type (Tuple[str, str, str], optional): The names of users,
+        edge_type (tuple, optional): The names of users,
             relation and items.
             (default: :obj:`("user", "interacts", "item")`)
 
@@ -71,46 +64,15 @@ def read_mmrec(
         ValueError: If the folder is not of this layout, or its files
             contradict each other.
     """
-    root = osp.expanduser(os.fspath(root))
+    root = check_folder(root)
     path = _inter_file(root, name)
     report = Report()
-    table = read_table(path, {'user': USER, 'item': ITEM, 'rating': LABEL},
-                       TextFormat(sep='\t'))
-    columns = []
-    for role in ('user', 'item'):
-        rows, ids = read_ids(table, role, 'int', report)
-        number = np.array([*ids.to_list(), -1], dtype=np.int64)[rows]
-        if (number[rows >= 0] < 0).any():
-            place = table.locate(role, lambda x: x.strip().startswith('-'))
-            raise ValueError(f'{place}: a {role} has a negative number')
-        columns.append(number)
-    user, item = columns
-    label: Any = read_ratings(table)
-    missing = (user < 0) | (item < 0) | ~np.isfinite(label)
-    report.repair(int(missing.sum()), f'rows of {path} without user, item or '
-                                      f'{LABEL} were left out')
-    user, item, label = user[~missing], item[~missing], label[~missing]
-    if not np.isin(label, [0, 1, 2]).all():
-        place = table.locate('rating', lambda x: x.strip() not in (
-            '0', '1', '2', '0.0', '1.0', '2.0', ''))
-        raise ValueError(f'{place}: {LABEL} must be 0, 1 or 2')
-    if len(user) == 0:
-        raise ValueError(f'{path}: no interaction is left ({report})')
-
-    note = read_sidecar(root)
-    features, masks = read_features(root, note, mmap, report)
-    num_items = number_of('items', int(item.max()), note,
-                          {k: len(v) for k, v in features.items()}, root)
-    num_users = number_of('users', int(user.max()), note, {}, root)
+    user, item, label = _read_interactions(path, report)
     parts = [np.stack([user[label == i], item[label == i]]) for i in range(3)]
-    splits = from_splits(parts[0], parts[1], parts[2], features or None,
-                         num_users, num_items, masks, edge_type, known)
-    users = _read_ids(root, 'users', num_users)
-    items = _read_ids(root, 'items', num_items)
-    for data in splits:
-        data.report = report
-        set_ids(data, users, items, edge_type)
-    return splits
+    return make_splits(
+        root, parts, ({}, {}),
+        lambda note, kind, size: _read_ids(root, kind, size),
+        known, mmap, edge_type, report)
 
 
 def write_mmrec(
@@ -133,88 +95,112 @@ def write_mmrec(
         test (HeteroData): The graph with the interactions to test on.
         name (str, optional): The name of the :obj:`.inter` file. If
             :obj:`None`, that of the folder. (default: :obj:`None`)
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
-    root = osp.abspath(osp.expanduser(os.fspath(root)))
-    name = name or osp.basename(root)
-    graphs = [read_graph(x, edge_type) for x in (train, val, test)]
-    graph = graphs[0]
-    for other, kind in [(graphs[1], 'val'), (graphs[2], 'test')]:
-        check_same_entities(graph, other, ('train', kind))
-    os.makedirs(root, exist_ok=True)
-    write_features(root, graph, {})
-    for kind, ids in [('users', user_ids(train, edge_type)),
-                      ('items', item_ids(train, edge_type))]:
-        _write_ids(root, kind, ids)
-    with atomic_path(osp.join(root, f'{name}.inter')) as path:
+    root = Path(root).expanduser().absolute()
+    _, parts = write_common(root, (train, val, test), edge_type, {})
+    _write_ids(root, 'users', user_ids(train, edge_type))
+    _write_ids(root, 'items', item_ids(train, edge_type))
+    with atomic_path(root / f'{name or root.name}.inter') as path:
         with open(path, 'w', encoding='utf-8', newline='') as f:
             f.write(f'{USER}\t{ITEM}\t{LABEL}\n')
-            for label, index in enumerate(_parts(graphs)):
-                for user, item in index.t().tolist():
-                    f.write(f'{user}\t{item}\t{label}\n')
+            for label, index in enumerate(parts):
+                f.writelines(f'{user}\t{item}\t{label}\n'
+                             for user, item in index.T.tolist())
 
 
-# Private ######################################################################
-
-
-def _parts(graphs: list) -> list[Tensor]:
-    empty = torch.empty(2, 0, dtype=torch.long)
-    held = [empty if x.label_index is None else x.label_index
-            for x in graphs[1:]]
-    return [graphs[0].edge_index, *held]
-
-
-def _inter_file(root: str, name: str | None) -> str:
-    if not osp.isdir(root):
-        raise ValueError(f"'root' must be a folder (got {root})")
+def _inter_file(root: Path, name: str | None) -> Path:
     if name is not None:
-        path = osp.join(root, f"{name.removesuffix('.inter')}.inter")
-        if not osp.isfile(path):
+        path = root / f"{name.removesuffix('.inter')}.inter"
+        if not path.is_file():
             raise ValueError(f"'name' is {name!r}, but there is no {path}")
         return path
-    found = sorted(x for x in os.listdir(root)
-                   if x.endswith('.inter') and x[0] != '.')
+    found = [x for x in sorted(root.glob('*.inter')) if x.name[0] != '.']
     if len(found) != 1:
         raise ValueError(f"'root' must have one .inter file (got {root} with "
-                         f"{found}); name it with name=")
-    return osp.join(root, found[0])
+                         f"{[x.name for x in found]}); name it with name=")
+    return found[0]
 
 
-def _read_ids(root: str, kind: str, size: int) -> IdMap | None:
+def _read_interactions(path: Path, report: Report) -> tuple[np.ndarray, ...]:
+    r"""The user, the item and the split of each row that has all three."""
+    pa = import_extra('pyarrow', 'tables', 'Reading a table')
+    table = import_extra('pyarrow.csv', 'tables', 'Reading a table')
+    with open(path, encoding='utf-8-sig', errors='replace') as f:
+        head = f.readline().rstrip('\r\n').split('\t')
+    names = {x.partition(':')[0]: x for x in head}
+    for name in (USER, ITEM, LABEL):
+        if name not in names:
+            raise ValueError(f'{path}: must have a column {name!r}, with '
+                             f'tabs in between (got {head})')
+    types = {names[USER]: pa.int64(), names[ITEM]: pa.int64(),
+             names[LABEL]: pa.float64()}
+    try:
+        rows = table.read_csv(
+            path,
+            table.ReadOptions(use_threads=False),  # It tells the row then.
+            table.ParseOptions(delimiter='\t', quote_char=False),
+            table.ConvertOptions(column_types=types,
+                                 include_columns=list(types)))
+    except pa.ArrowException as error:
+        raise ValueError(f'{path}: cannot be read ({error}); {USER} and '
+                         f'{ITEM} must be integers') from error
+    user, item, label = (x.to_numpy() for x in rows.columns)
+    known = np.isfinite(user) & np.isfinite(item) & np.isfinite(label)
+    for bad, what in [
+        (user < 0, f'a negative {USER}'),
+        (item < 0, f'a negative {ITEM}'),
+        (known & ~np.isin(label, (0, 1, 2)), f'an {LABEL} other than 0, 1, 2'),
+    ]:
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f'{path}, row {row + 2}: {what} (got '
+                             f'{[x[row].as_py() for x in rows.columns]})')
+    report.repair(int((~known).sum()), f'rows of {path} without user, item '
+                                       f'or {LABEL} were left out')
+    if not known.any():
+        raise ValueError(f'{path}: no interaction is left ({report})')
+    return (user[known].astype(np.int64), item[known].astype(np.int64),
+            label[known])
+
+
+def _read_ids(root: Path, kind: str, size: int) -> IdMap | None:
     file, column = ID_FILES[kind]
-    path = osp.join(root, file)
-    if not osp.isfile(path):
+    path = root / file
+    if not path.is_file():
         return None
-    rows = rows_of(path, '\t', 'utf-8-sig')
-    _, head = next(rows, (0, []))
-    if column not in head or len(head) != 2:
-        raise ValueError(f'{path}: must have the columns <raw id> and '
-                         f'{column} (got {head})')
-    at = head.index(column)
-    raw: list[str | None] = [None] * size
-    for line, row in rows:
-        text = row[at] if len(row) == 2 else ''
-        if not text.isdigit() or int(text) >= size:
-            raise ValueError(f'{path}, line {line}: no row from 0 to '
-                             f'{size - 1} (got {row})')
-        if raw[int(text)] is not None:
-            raise ValueError(f'{path}, line {line}: the row {text} is there '
-                             f'twice')
-        raw[int(text)] = row[1 - at]
+    raw: list[Any] = [None] * size
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as f:
+            reader = csv.reader(f, delimiter='\t', strict=True)
+            head = next(reader, [])
+            if column not in head or len(head) != 2:
+                raise ValueError(f'the columns must be <raw id> and {column} '
+                                 f'(got {head})')
+            at = head.index(column)
+            for row in filter(None, reader):
+                number = row[at] if len(row) == 2 else ''
+                if not number.isdecimal() or int(number) >= size:
+                    raise ValueError(f'line {reader.line_num}: no row from 0 '
+                                     f'to {size - 1} (got {row})')
+                if raw[int(number)] is not None:
+                    raise ValueError(f'line {reader.line_num}: the row '
+                                     f'{number} is there twice')
+                raw[int(number)] = row[1 - at]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f'{path}: {error}') from error
     if None in raw:
         raise ValueError(f'{path}: has no id for the row {raw.index(None)}')
     return IdMap(raw)
 
 
-def _write_ids(root: str, kind: str, ids: IdMap | None) -> None:
+def _write_ids(root: Path, kind: str, ids: IdMap | None) -> None:
     file, column = ID_FILES[kind]
-    target = osp.join(root, file)
     if ids is None:
-        if osp.isfile(target):
-            os.unlink(target)
+        (root / file).unlink(missing_ok=True)
         return
-    with atomic_path(target) as path:
+    with atomic_path(root / file) as path:
         with open(path, 'w', encoding='utf-8', newline='') as f:
             writer = csv.writer(f, delimiter='\t', lineterminator='\n')
             writer.writerow([f'raw_{column}', column])

@@ -2,33 +2,26 @@ from __future__ import annotations
 
 import json
 import os
-import os.path as osp
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch_geometric.data import HeteroData
 
+from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
+from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.formats._folder import (
+    check_folder,
+    make_splits,
+    write_common,
+)
+from torch_promptmm.data.ids import IdMap, item_ids, user_ids
+from torch_promptmm.data.report import Report, shorten
+from torch_promptmm.data.split import Split
+from torch_promptmm.data.unpickle import read_pickle
 from torch_promptmm.files import atomic_path
 
-from ..contract import (
-    DEFAULT_EDGE_TYPE,
-    EdgeType,
-    check_same_entities,
-    read_graph,
-)
-from ..csv_scan import shorten
-from ..extras import import_extra
-from ..ids import IdMap, item_ids, set_ids, user_ids
-from ..interactions import from_splits
-from ..report import Report
-from ..split import Split
-from ..unpickle import read_pickle
-from ._features import number_of, read_features, read_sidecar, write_features
-from .mmrec import _parts
-
-SPLITS = ('train', 'val', 'test')
 # PromptMM, MMSSL and LLMRec; then DiffMM.
 MATRICES = (('train_mat', 'val_mat', 'test_mat'),
             ('trnMat.pkl', 'valMat.pkl', 'tstMat.pkl'))
@@ -67,7 +60,7 @@ def read_promptmm(
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        edge_type (Tuple[str, str, str], optional): The names of users,
+        edge_type (tuple, optional): The names of users,
             relation and items.
             (default: :obj:`("user", "interacts", "item")`)
 
@@ -75,49 +68,29 @@ def read_promptmm(
         ValueError: If the folder is not of this layout, or its files
             contradict each other.
     """
-    root = osp.expanduser(os.fspath(root))
+    root = check_folder(root)
     if source not in (None, 'json', 'mat'):
         raise ValueError(f"'source' must be 'json', 'mat' or None (got "
                          f"{source!r})")
-    if not osp.isdir(root):
-        raise ValueError(f"'root' must be a folder (got {root})")
     report = Report()
-    lists = _find(root, [LISTS]) if source != 'mat' else None
-    matrices = _find(root, MATRICES) if source != 'json' else None
-    if lists is None and matrices is None:
+    lists = _find(root, [LISTS]) if source != 'mat' else ()
+    matrices = _find(root, MATRICES) if source != 'json' else ()
+    if not lists and not matrices:
         raise ValueError(
             f"'root' must have {', '.join(LISTS)} or "
             f"{' or '.join(', '.join(x) for x in MATRICES)} (got {root} with "
-            f"{sorted(os.listdir(root))})")
+            f"{sorted(x.name for x in root.iterdir())})")
 
-    users, items = {}, {}
-    parts = []
-    if matrices is not None:
-        for file in matrices:
-            index, shape = _read_matrix(osp.join(root, file), report)
-            users[file], items[file] = shape
-            parts.append(index)
-    if lists is not None:
-        from_lists = [_read_lists(osp.join(root, x)) for x in lists]
-        if parts:
-            _compare(parts, from_lists, lists, matrices, root)
-        parts = from_lists
-
-    note = read_sidecar(root)
-    features, masks = read_features(root, note, mmap, report)
-    items |= {k: len(v) for k, v in features.items()}
-    highest = [max((int(x[end].max(initial=-1)) for x in parts))
-               for end in range(2)]
-    num_users = number_of('users', highest[0], note, users, root)
-    num_items = number_of('items', highest[1], note, items, root)
-    splits = from_splits(parts[0], parts[1], parts[2], features or None,
-                         num_users, num_items, masks, edge_type, known)
-    maps = [IdMap.from_bytes(json.dumps(note[x]).encode())
-            if note.get(x) else None for x in ('user_ids', 'item_ids')]
-    for data in splits:
-        data.report = report
-        set_ids(data, maps[0], maps[1], edge_type)
-    return splits
+    sizes: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    parts, found = [], [_read_lists(root / x) for x in lists]
+    for file in matrices:
+        index, shape = _read_matrix(root / file, report)
+        parts.append(index)
+        sizes[0][file], sizes[1][file] = shape
+    if lists and matrices:
+        _compare(found, parts, lists, matrices, root)
+    return make_splits(root, found or parts, sizes, _ids_of, known, mmap,
+                       edge_type, report)
 
 
 def write_promptmm(
@@ -139,86 +112,79 @@ def write_promptmm(
         train (HeteroData): The training graph.
         val (HeteroData): The graph with the interactions to validate on.
         test (HeteroData): The graph with the interactions to test on.
-        edge_type (Tuple[str, str, str], optional): The edge type of the
+        edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
     sparse = import_extra('scipy.sparse', 'tables', 'Writing a matrix')
-    root = osp.abspath(osp.expanduser(os.fspath(root)))
-    graphs = [read_graph(x, edge_type) for x in (train, val, test)]
-    graph = graphs[0]
-    for other, kind in [(graphs[1], 'val'), (graphs[2], 'test')]:
-        check_same_entities(graph, other, ('train', kind))
-    os.makedirs(root, exist_ok=True)
-    maps = {'user_ids': user_ids(train, edge_type),
-            'item_ids': item_ids(train, edge_type)}
-    write_features(root, graph, {
-        k: json.loads(v.to_bytes()) for k, v in maps.items() if v is not None})
-    shape = (graph.num_users, graph.num_items)
-    for index, file, matrix in zip(_parts(graphs), LISTS, MATRICES[0],
-                                   strict=True):
-        row, col = index.numpy()
-        body: dict[str, list[int]] = {}
-        for user, item in zip(row.tolist(), col.tolist(), strict=True):
-            body.setdefault(str(user), []).append(item)
-        with atomic_path(osp.join(root, file)) as path:
+    root = Path(root).expanduser()
+    ids = {'user_ids': user_ids(train, edge_type),
+           'item_ids': item_ids(train, edge_type)}
+    graph, parts = write_common(
+        root, (train, val, test), edge_type,
+        {k: json.loads(v.to_bytes()) for k, v in ids.items() if v is not None})
+    for index, file, matrix in zip(parts, LISTS, MATRICES[0], strict=True):
+        body: dict[int, list[int]] = {}
+        for user, item in index.T.tolist():
+            body.setdefault(user, []).append(item)
+        with atomic_path(root / file) as path:
             path.write_text(json.dumps(body), encoding='utf-8')
         value = sparse.csr_matrix(
-            (np.ones(len(row), dtype=np.float32), (row, col)), shape=shape)
-        with atomic_path(osp.join(root, matrix)) as path:
+            (np.ones(index.shape[1], dtype=np.float32), tuple(index)),
+            shape=(graph.num_users, graph.num_items))
+        with atomic_path(root / matrix) as path:
             path.write_bytes(pickle.dumps(value, protocol=4))
 
 
-# Private ######################################################################
+def _ids_of(note: dict[str, Any], kind: str, size: int) -> IdMap | None:
+    value = note.get(f'{kind[:-1]}_ids')
+    return IdMap.from_bytes(json.dumps(value).encode()) if value else None
 
 
-def _find(root: str, layouts: Any) -> tuple[str, ...] | None:
+def _find(root: Path, layouts: Any) -> tuple[str, ...]:
     r"""The first layout of which all files are there."""
     for files in layouts:
-        here = [osp.isfile(osp.join(root, x)) for x in files]
-        if all(here):
+        lost = [x for x in files if not (root / x).is_file()]
+        if not lost:
             return files
-        if here[0]:  # A training file alone is half a dataset.
-            lost = [x for x, y in zip(files, here, strict=True) if not y]
+        if files[0] not in lost:  # A training file alone is half a dataset.
             raise ValueError(f"'root' has {files[0]} but lacks "
                              f"{', '.join(lost)} (got {root})")
-    return None
+    return ()
 
 
 def _read_matrix(
-    path: str,
+    path: Path,
     report: Report,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     matrix = read_pickle(path)
     if isinstance(matrix, np.ndarray):
-        if matrix.ndim != 2 or matrix.dtype.kind not in 'biuf':
+        if matrix.ndim != 2:
             raise ValueError(f'{path}: must hold a matrix of users and items '
-                             f'(got the shape {list(matrix.shape)} and dtype '
-                             f'{matrix.dtype})')
-        row, col = matrix.nonzero()
-        shape = matrix.shape
+                             f'(got the shape {list(matrix.shape)})')
+        index = np.stack(matrix.nonzero())
+        data = matrix[tuple(index)]
     else:
         keep = matrix.data != 0
-        row, col, shape = matrix.row[keep], matrix.col[keep], matrix.shape
-        bad = ~np.isfinite(matrix.data[keep])
-        report.repair(int(bad.sum()), f'entries of {path} are NaN or '
-                                      f'infinite and were left out')
-        row, col = row[~bad], col[~bad]
-    return np.stack([row, col]).astype(np.int64), shape
+        index = np.stack([matrix.row[keep], matrix.col[keep]])
+        data = matrix.data[keep]
+    bad = ~np.isfinite(data)
+    report.repair(int(bad.sum()), f'entries of {path} are NaN or infinite '
+                                  f'and were left out')
+    return index[:, ~bad].astype(np.int64), matrix.shape
 
 
-def _read_lists(path: str) -> np.ndarray:
+def _read_lists(path: Path) -> np.ndarray:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) < len(pairs):
-            seen: set[str] = set()
-            twice = next(k for k, _ in pairs
-                         if k in seen or seen.add(k))  # type: ignore
-            raise ValueError(f'the user {twice!r} is there twice')
+        out: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in out:
+                raise ValueError(f'the user {key!r} is there twice')
+            out[key] = value
         return out
 
     try:
-        with open(path, encoding='utf-8-sig') as f:
-            body = json.load(f, object_pairs_hook=unique)
+        body = json.loads(path.read_text('utf-8-sig'),
+                          object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: no sound JSON ({error})') from error
     if not isinstance(body, dict):
@@ -235,15 +201,15 @@ def _read_lists(path: str) -> np.ndarray:
                              f'of row numbers (got {shorten(values)})')
         user += [int(key)] * len(values)
         item += values
-    return torch.tensor([user, item], dtype=torch.long).numpy()
+    return np.array([user, item], dtype=np.int64)
 
 
 def _compare(
-    matrices: list[np.ndarray],
     lists: list[np.ndarray],
+    matrices: list[np.ndarray],
     list_files: tuple[str, ...],
-    matrix_files: Any,
-    root: str,
+    matrix_files: tuple[str, ...],
+    root: Path,
 ) -> None:
     for a, b, x, y in zip(lists, matrices, list_files, matrix_files,
                           strict=True):

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import threading
 from pathlib import Path
 
 import pytest
 from amazon_raw import serve
 
-from torch_promptmm.datasets import download
+from torch_promptmm.datasets import download, fetch
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 
@@ -70,6 +71,58 @@ def test_no_resume_of_a_file_that_changed(source: Path,
         (source / 'x.bin').write_bytes(BODY[::-1])
         download(url, tmp_path / 'x.bin')
     assert (tmp_path / 'x.bin').read_bytes() == BODY[::-1]
+
+
+def test_killed_before_the_first_byte(source: Path, tmp_path: Path,
+                                      monkeypatch) -> None:
+    """What is there of an old file is never taken for a piece of the new."""
+    with serve(source, break_after=(1000,)) as address:
+        url = f'{address}/x.bin'
+        with pytest.raises(ConnectionError):
+            download(url, tmp_path / 'x.bin', retries=0)
+        (source / 'x.bin').write_bytes(BODY[::-1])
+
+        def killed(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fetch, 'open', killed, raising=False)
+            with pytest.raises(KeyboardInterrupt):
+                download(url, tmp_path / 'x.bin')
+        download(url, tmp_path / 'x.bin')
+    assert (tmp_path / 'x.bin').read_bytes() == BODY[::-1]
+
+
+def test_one_fetches_and_the_others_wait(source: Path,
+                                         tmp_path: Path) -> None:
+    seen: list = []
+    failed: list = []
+    with serve(source, requests=seen) as address:
+        def run() -> None:
+            try:
+                download(f'{address}/x.bin', tmp_path / 'x.bin')
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        with fetch.alone(tmp_path) as locked:  # All of them arrive first.
+            assert locked
+            for thread in threads:
+                thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed and len(seen) == 1
+    assert (tmp_path / 'x.bin').read_bytes() == BODY
+    assert parts(tmp_path) == ['source', 'x.bin']
+
+
+def test_asked_for_again_it_is_fetched_again(source: Path,
+                                             tmp_path: Path) -> None:
+    with serve(source) as address:
+        for body in (BODY, BODY[::-1]):
+            (source / 'x.bin').write_bytes(body)
+            download(f'{address}/x.bin', tmp_path / 'x.bin')
+            assert (tmp_path / 'x.bin').read_bytes() == body
 
 
 def test_no_resume_without_a_strong_tag(source: Path, tmp_path: Path) -> None:

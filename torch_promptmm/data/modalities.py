@@ -1,3 +1,5 @@
+r"""What a modality is: a floating-point matrix, one row an item."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -49,9 +51,8 @@ def _is_float_matrix(value: Any) -> bool:
 
 
 def check_feature(value: Any, name: str) -> Tensor:
-    r"""Returns ``value`` if it is a usable feature matrix, whatever its number
-    of rows.
-    """
+    r"""Returns :obj:`value` if it is a usable feature matrix, whatever its
+    number of rows."""
     if not isinstance(value, Tensor):
         fix = ''
         if isinstance(value, np.ndarray):
@@ -98,20 +99,3 @@ def check_finite(value: Tensor, name: str) -> None:
             f"'{name}' must be finite (got {entry} in row {start + row}, "
             f"column {column}); where an item lacks the modality, write "
             f"zeros into its row and False into the modality's mask")
-
-
-def check_mask(value: Any, name: str, num_items: int) -> Tensor:
-    r"""Returns ``value`` if it is a usable mask of a modality."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"'{name}' must be a boolean tensor of shape "
-                        f"[num_items] (got {type(value).__name__})")
-    if value.dtype != torch.bool:
-        raise TypeError(f"'{name}' must be of dtype torch.bool (got "
-                        f"{value.dtype}); convert it with '.bool()'")
-    if value.dim() != 1 or value.size(0) != num_items:
-        raise ValueError(f"'{name}' must have the shape [{num_items}], one "
-                         f"entry an item (got {list(value.shape)})")
-    if not bool(value.any()):
-        raise ValueError(f"'{name}' is False for all {num_items} items; "
-                         f"leave this modality out")
-    return value
