@@ -47,6 +47,7 @@ OPTIONAL = {
 }
 
 MAX_LINES = 400
+MAX_FUNCTION = 80  # Its docstring is not counted.
 
 
 class Import(NamedTuple):
@@ -224,6 +225,25 @@ def test_files_are_short() -> None:
     wrong = [f'{relative(path)}: {length}'
              for path, length in lengths.items() if length > MAX_LINES]
     assert not wrong, report(f'Longer than {MAX_LINES} lines:', wrong)
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """The lines of a function without those of its docstring."""
+    length = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function, clean=False) is None:
+        return length
+    docstring = function.body[0]
+    return length - (docstring.end_lineno - docstring.lineno + 1)
+
+
+def test_functions_are_short() -> None:
+    wrong = [
+        f'{relative(path)}:{node.lineno} {node.name}: {code_lines(node)}'
+        for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and code_lines(node) > MAX_FUNCTION
+    ]
+    assert not wrong, report(f'Longer than {MAX_FUNCTION} lines:', wrong)
 
 
 FORBIDDEN = {
