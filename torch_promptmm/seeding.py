@@ -22,5 +22,10 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     seed = int(seed)
     devices = [device] if device.type == 'cuda' else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed all devices, which nothing here sets
+        # back.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

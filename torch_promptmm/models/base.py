@@ -21,6 +21,8 @@ from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.seeding import seeded
 
 Pair = tuple[Tensor, Tensor]
+# Where a module of another class keeps the score that it was trained with.
+_SCORE = '_torch_promptmm_score'
 Model = TypeVar('Model', bound='RankingModel')
 
 
@@ -235,13 +237,22 @@ class RankingModel(torch.nn.Module):
                 {k: v for k, v in view.masks.items() if k in self.modalities})
 
     def give_features(self, view: InteractionData) -> None:
-        r"""Takes the features that the model reads from a graph."""
-        if self.modalities:
-            self.set_features(*self.select_features(view))
+        r"""Takes the features that the model reads from a graph, if these
+        are others than it has."""
+        if self.item_features is None:
+            return
+        features, masks = self.select_features(view)
+        if not self.item_features.holds(features, masks):
+            self.set_features(features, masks)
 
     def cache_features(self, graph: UserItemGraph | None) -> None:
         r"""Computes what makes steps on a graph cheaper at the price of
         memory, where the model knows of such; :obj:`None` lets go of it."""
+
+    def keep_score(self, score: str) -> None:
+        r"""Writes down the score function that the model is trained
+        with."""
+        self.score = score
 
     def config(self) -> dict[str, Any]:
         r"""Returns plain values: :obj:`cls(**config)` has the same
@@ -266,6 +277,12 @@ class ForeignModel(RankingModel):
     def __init__(self, module: torch.nn.Module, name: str = 'model') -> None:
         super().__init__(0, 0)  # Its sizes are known when it is called.
         self.module, self.name = module, name
+        self.score = module.__dict__.get(_SCORE)
+
+    def keep_score(self, score: str) -> None:
+        super().keep_score(score)
+        # The wrapper is made anew at each door, the module stays.
+        self.module.__dict__[_SCORE] = score
 
     def forward(
         self,
@@ -324,10 +341,15 @@ def as_output(output: Any, name: str = 'model') -> ModelOutput:
         raise TypeError(message)
     user, item = output[:2]
     modalities = output[2] if len(output) == 3 else {}
-    if not (isinstance(user, Tensor) and isinstance(item, Tensor)
-            and isinstance(modalities, dict)):
+    if not (_is_pair((user, item)) and isinstance(modalities, Mapping)
+            and all(map(_is_pair, modalities.values()))):
         raise TypeError(message)
     return ModelOutput(user, item, modalities)
+
+
+def _is_pair(value: Any) -> bool:
+    return (isinstance(value, (tuple, list)) and len(value) == 2
+            and all(isinstance(x, Tensor) for x in value))
 
 
 def check_output(output: ModelOutput, sizes: tuple[int, int],
@@ -350,7 +372,7 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
           name: str = 'model') -> tuple[Tensor, Tensor]:
     r"""Returns the user and item embeddings of a model in evaluation mode,
     as the score function sees them: their dot product is the score. They
-    share no memory with the model's parameters.
+    share no memory with the model's parameters and buffers.
 
     Args:
         model (torch.nn.Module): The model.
@@ -359,14 +381,17 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
         name (str, optional): What to call it in an error.
             (default: :obj:`"model"`)
     """
-    was_training = model.training
+    # Parts may have modes of their own, such as a frozen part of a model.
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         output = as_output(model(graph), name)
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
     check_output(output, (graph.num_users, graph.num_items), name)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {x.untyped_storage().data_ptr()
+           for x in (*model.parameters(), *model.buffers())}
     user, item = (as_scored(x, score).detach()
                   for x in (output.user, output.item))
     return tuple(  # type: ignore[return-value]

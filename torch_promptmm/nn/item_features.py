@@ -82,6 +82,15 @@ class ItemFeatures(torch.nn.Module):
             {name: features[name] for name in self.in_channels})
         self.masks = _ByReference(masks)
 
+    def holds(self, features: Mapping[str, Tensor],
+              masks: Mapping[str, Tensor]) -> bool:
+        r"""Whether just these tensors are here."""
+        return all(
+            have.keys() == given.keys() and all(
+                have[name] is given[name] for name in have)
+            for have, given in ((self.tensors, features),
+                                (self.masks, masks)))
+
     def release(self) -> None:
         r"""Lets go of the features."""
         self.tensors, self.masks = _ByReference(), _ByReference()

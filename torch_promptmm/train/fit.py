@@ -122,9 +122,7 @@ def fit(
         positives = held_out(val_view)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("'model' has no parameter to train")
-    features = ranked.item_features
-    if features is not None and not features.available:
-        ranked.give_features(view)
+    ranked.give_features(view)
     device = next(model.parameters()).device if device is None else (
         check_device(device))
     with seeded(seed, device):
@@ -133,8 +131,8 @@ def fit(
                                   view.num_items), supervision(view),
             known_interactions(view), objective,
             options.pop('l2', objective.default_l2),
-            options.pop('modality_weight')).to(device)
-    ranked.score = objective.score
+            options.pop('modality_weight'), ranked.prompt).to(device)
+    ranked.keep_score(objective.score)
     validate = None
     if val_view is not None and positives is not None:
         validate = Validation(task, val_view, positives, metric)
