@@ -202,9 +202,9 @@ def evaluate_embeddings(
         for name, metric in _make(metrics, each, num_items, known).items()
     }
     names = list(made)
-    hits = LinkPredMetricCollection(
-        {k: v for k, v in made.items() if isinstance(v, LinkPredMetric)})
+    hits = {k: v for k, v in made.items() if isinstance(v, LinkPredMetric)}
     lists = {k: v for k, v in made.items() if k not in hits}
+    together = LinkPredMetricCollection(hits) if hits else None
     if per_user and lists:
         raise ValueError(f"'metrics' has {list(lists)[0].partition('@')[0]!r}"
                          f", which has no value of each user: set "
@@ -224,14 +224,14 @@ def evaluate_embeddings(
             data = LinkPredMetricData(item, (row, label[1]))
             for name, metric in hits.items():
                 values[name].append(metric._compute(data))
-        elif len(hits) > 0:
-            hits.update(item, (row, label[1]))
+        elif together is not None:
+            together.update(item, (row, label[1]))
     if per_user:
         return {'user': users} | {
             name: torch.cat(value)
             for name, value in values.items()
         }
-    out = hits.compute() if len(hits) > 0 else {}
+    out = {} if together is None else together.compute()
     out |= {name: metric.compute() for name, metric in lists.items()}
     return {name: float(out[name]) for name in names}
 

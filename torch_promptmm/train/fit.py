@@ -19,7 +19,7 @@ from torch_promptmm.models import RankingModel, as_model
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train.history import History
-from torch_promptmm.train.loop import train
+from torch_promptmm.train.loop import check_names, train
 from torch_promptmm.train.objective import RankingObjective
 from torch_promptmm.train.task import RankingTask
 from torch_promptmm.train.validation import METRIC, Validation, cut_off
@@ -112,6 +112,7 @@ def fit(
         **kwargs,
     }
     objective = _objective(ranked, options)
+    check_names(options.keys() - {'l2', 'modality_weight'})
     view = read_graph(train_data, edge_type, ranked.modalities or None,
                       need_features=bool(ranked.modalities))
     cut_off(metric, view.num_items)
@@ -136,9 +137,9 @@ def fit(
     validate = None
     if val_view is not None and positives is not None:
         validate = Validation(task, val_view, positives, metric)
-    options = {'lr': objective.default_lr, 'batch_size': 2048,
-               'name': type(model).__name__, **options}
-    return train(task, validate=validate, metric=metric, seed=seed, **options)
+    options = {'lr': objective.default_lr, 'batch_size': 2048, **options}
+    return train(task, validate=validate, metric=metric, seed=seed,
+                 name=type(model).__name__, **options)
 
 
 def _objective(model: RankingModel,
