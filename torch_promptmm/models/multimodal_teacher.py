@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -108,7 +108,6 @@ class MultimodalTeacher(RankingModel):
         share = 1.0 / (num_layers + 1)
         self.conv = LightGCNConv([share * self.self_weight] +
                                  [share] * num_layers)
-        # For training with rows on their graph.
         self.propagated: PropagatedFeatures | None = None
         self.prompt = prompt
 
@@ -141,11 +140,10 @@ class MultimodalTeacher(RankingModel):
         check_bool('standardize', standardize)
         soft = None
         if prompt is not None:
-            graph = UserItemGraph(view.edge_index, view.num_users,
-                                  view.num_items)
-            soft = SoftPrompt.from_features(view.features, hidden_channels,
-                                            prompt, view.masks, graph,
-                                            prompt_layers)
+            soft = SoftPrompt.from_features(
+                view.features, hidden_channels, prompt, view.masks,
+                UserItemGraph(view.edge_index, view.num_users,
+                              view.num_items), prompt_layers)
         out = cls(view.num_users, view.num_items,
                   {name: x.size(1) for name, x in view.features.items()},
                   hidden_channels, prompt=soft, **kwargs)
@@ -183,6 +181,12 @@ class MultimodalTeacher(RankingModel):
                              f"{width} channels, as the teacher (got "
                              f"{have[0]} and {have[1]})")
         self.prompt = prompt
+
+    def _apply(self, fn: Callable[[Tensor], Tensor],
+               recurse: bool = True) -> MultimodalTeacher:
+        super()._apply(fn, recurse)
+        self.propagated = None  # Over a graph where the model was before.
+        return self
 
     @property
     def width(self) -> int:
@@ -249,9 +253,8 @@ class MultimodalTeacher(RankingModel):
     @property
     def has_statistics(self) -> bool:
         r"""Whether the reductions know the statistics of their features."""
-        return all(
-            bool(self.reduction(name).num_items > 0)
-            for name in self.modalities)
+        return all(bool(self.reduction(name).num_items > 0)
+                   for name in self.modalities)
 
     def release_features(self) -> None:
         r"""Lets go of the raw features."""
@@ -344,9 +347,8 @@ class MultimodalTeacher(RankingModel):
         weight = self.backbone.item_embedding.weight
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype)
-        user, item = self.backbone(graph, user_id, item_id)
-        return self.fuse(user, item, self._modalities(graph, user_id,
-                                                      item_id))
+        return self.fuse(*self.backbone(graph, user_id, item_id),
+                         self._modalities(graph, user_id, item_id))
 
     def rows(
         self,
