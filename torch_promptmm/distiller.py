@@ -21,7 +21,7 @@ from torch_promptmm.distill.build import (
 from torch_promptmm.distill.distillation import Distillation, Seen
 from torch_promptmm.evaluate import Metric
 from torch_promptmm.loader import Batch
-from torch_promptmm.models import LightGCN
+from torch_promptmm.models import LightGCN, as_model
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.serve import Recommender
@@ -123,7 +123,7 @@ class PromptMMDistiller(torch.nn.Module):
                 data, view, teacher, hidden_channels, num_layers, setting,
                 kwargs, edge_type=edge_type, modalities=modalities)
             out = cls(teacher, student, None, setting, edge_type,
-                      getattr(teacher, 'modalities', modalities), **kwargs)
+                      as_model(teacher).modalities or modalities, **kwargs)
         out._training.seen = Seen.of(data, view)
         return out
 

@@ -2,7 +2,6 @@ r"""A distillation: its parts, what they were trained on, and the stages."""
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -46,12 +45,12 @@ from torch_promptmm.train import (
     load_weights,
     train,
 )
+from torch_promptmm.train.loop import check_names
 from torch_promptmm.train.validation import METRIC, cut_off, same_edges
 
 STAGES = ('teacher', 'student')
 NO_TEACHER = ('The teacher is of a class that is not ours and was not given: '
               'PromptMMDistiller.load(path, teacher=module)')
-_NOT_OURS = ('task', 'validate', 'name', 'module')
 
 
 class Seen(NamedTuple):
@@ -268,10 +267,7 @@ class Distillation:
         **kwargs: Any,
     ) -> History:
         r"""Runs a stage."""
-        known_arguments = inspect.signature(train).parameters
-        for name in kwargs:
-            if name not in known_arguments or name in _NOT_OURS:
-                raise TypeError(f"{name!r} is no argument of 'fit'")
+        check_names(kwargs)
         train_view = self.read(train_data, name='train_data')
         val_view = positives = None
         cut_off(metric, train_view.num_items)

@@ -37,7 +37,6 @@ class ConstantTables:
                 for name, (x_user, x_item) in modalities.items()
             })
 
-
     def apply(self, fn: Callable[[Tensor], Tensor]) -> ConstantTables:
         r"""Returns the tables with :obj:`fn` applied to each of them."""
         return ConstantTables(tree_map_only(Tensor, fn, tuple(self.output)))

@@ -182,6 +182,10 @@ class MultimodalTeacher(RankingModel):
                              f"{have[0]} and {have[1]})")
         self.prompt = prompt
 
+    def _apply(self, *args: Any, **kwargs: Any) -> MultimodalTeacher:
+        self.propagated = None  # Over a graph where the model was before.
+        return super()._apply(*args, **kwargs)
+
     @property
     def width(self) -> int:
         return self.hidden_channels
@@ -291,9 +295,8 @@ class MultimodalTeacher(RankingModel):
             return reduction.affine_context(self.prompt.matrix)
         if reduction.normalize != 'row':
             return None
-        self.item_features.require()
-        return reduction.context(self.features[name], prompt,
-                                 self.masks.get(name))
+        x, mask = self.item_features.rows(name)
+        return reduction.context(x, prompt, mask)
 
     def fuse(self, user: Tensor, item: Tensor,
              modalities: dict[str, tuple[Tensor, Tensor]]) -> TeacherOutput:
@@ -308,13 +311,10 @@ class MultimodalTeacher(RankingModel):
                 user, item = add(user, part_user), add(item, part_item)
         return ModelOutput(user, item, modalities)
 
-    def propagate(
-        self,
-        x: Mapping[str, Tensor],
-        graph: UserItemGraph,
-        user_id: Tensor | None = None,
-        item_id: Tensor | None = None,
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def propagate(self, x: Mapping[str, Tensor], graph: UserItemGraph,
+                  user_id: Tensor | None = None,
+                  item_id: Tensor | None = None
+                  ) -> dict[str, tuple[Tensor, Tensor]]:
         r"""Applies :math:`\mathbf{T}` to the item features
         :math:`(|\mathcal{I}|, *)` of several modalities, side by side in one
         sparse product."""
@@ -339,8 +339,8 @@ class MultimodalTeacher(RankingModel):
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype, batch=True)
         user, item = self.backbone(graph, user_id, item_id)
-        return self.fuse(user, item, self._modalities(graph, user_id,
-                                                      item_id))
+        return self.fuse(user, item,
+                         self._modalities(graph, user_id, item_id))
 
     def rows(
         self,

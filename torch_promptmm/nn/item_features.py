@@ -97,6 +97,15 @@ class ItemFeatures(torch.nn.Module):
         return (x[item_id.to(x.device)],
                 None if mask is None else mask[item_id.to(mask.device)])
 
+    def holds(self, features: Mapping[str, Tensor],
+              masks: Mapping[str, Tensor]) -> bool:
+        r"""Whether just these tensors are here."""
+        return all(
+            have.keys() == given.keys() and all(
+                have[name] is given[name] for name in have)
+            for have, given in ((self.tensors, features),
+                                (self.masks, masks)))
+
     def release(self) -> None:
         r"""Lets go of the features."""
         self.tensors, self.masks = _ByReference(), _ByReference()

@@ -94,7 +94,8 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
 def _teacher_config(teacher: torch.nn.Module | None) -> dict[str, Any] | None:
     r"""What builds the same teacher again, if its class is ours."""
     name = type(teacher).__name__
-    if not isinstance(teacher, RankingModel) or (
+    if not isinstance(teacher, RankingModel) or isinstance(
+            teacher, models.ForeignModel) or (
             type(teacher) is not getattr(models, name, None)):
         return None
     return {'class': name, **teacher.config()}

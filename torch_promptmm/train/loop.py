@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from torch_promptmm.train.task import Task
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
+# What is a user's to say only where a task is made by hand.
+_NOT_PASSED_ON = ('task', 'validate', 'name', 'module')
 
 
 def train(
@@ -164,6 +167,14 @@ def train(
                     save_checkpoint(checkpoint, run.state())
     run.restore_best()
     return run.history
+
+
+def check_names(names: Iterable[str]) -> None:
+    r"""Checks the names of arguments of :func:`train` that are passed on
+    from a user."""
+    for name in names:
+        if name in _NOT_PASSED_ON or name not in signature(train).parameters:
+            raise TypeError(f"{name!r} is no argument of 'fit'")
 
 
 def _check_arguments(task: Any, optimizer: Any, scheduler: Any, validate: Any,
