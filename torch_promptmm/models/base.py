@@ -223,12 +223,8 @@ class RankingModel(torch.nn.Module):
     def select_features(
         self, view: InteractionData
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        r"""Returns those features and masks of a graph that the model
-        reads.
-
-        Raises:
-            ValueError: If one of its modalities is not there.
-        """
+        r"""Returns those features and masks of a graph that the model reads,
+        or raises a :obj:`ValueError`."""
         for name in self.modalities:
             if name not in view.features:
                 raise ValueError(f"'data' lacks the modality {name!r} of the "
@@ -394,9 +390,8 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
            for x in (*model.parameters(), *model.buffers())}
     user, item = (as_scored(x, score).detach()
                   for x in (output.user, output.item))
-    return tuple(  # type: ignore[return-value]
-        x.clone() if x.untyped_storage().data_ptr() in own else x
-        for x in (user, item))
+    return tuple(x.clone() if x.untyped_storage().data_ptr() in own else x
+                 for x in (user, item))  # type: ignore[return-value]
 
 
 def take(x: Tensor, index: Tensor | None) -> Tensor:

@@ -175,18 +175,16 @@ class MultimodalTeacher(RankingModel):
         r"""Puts another prompt into the teacher, with the statistics that
         depend on it."""
         width = self.reduction(self.modalities[0]).prompt_channels
-        have = (prompt.num_items, prompt.channels)
-        if have != (self.num_items, width):
+        if (prompt.num_items, prompt.channels) != (self.num_items, width):
             raise ValueError(f"'prompt' must be of {self.num_items} items and "
                              f"{width} channels, as the teacher (got "
-                             f"{have[0]} and {have[1]})")
+                             f"{prompt.num_items} and {prompt.channels})")
         self.prompt = prompt
 
     def _apply(self, fn: Callable[[Tensor], Tensor],
                recurse: bool = True) -> MultimodalTeacher:
-        super()._apply(fn, recurse)
         self.propagated = None  # Over a graph where the model was before.
-        return self
+        return super()._apply(fn, recurse)
 
     @property
     def width(self) -> int:
@@ -347,8 +345,9 @@ class MultimodalTeacher(RankingModel):
         weight = self.backbone.item_embedding.weight
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype)
-        return self.fuse(*self.backbone(graph, user_id, item_id),
-                         self._modalities(graph, user_id, item_id))
+        user, item = self.backbone(graph, user_id, item_id)
+        return self.fuse(user, item, self._modalities(graph, user_id,
+                                                      item_id))
 
     def rows(
         self,
