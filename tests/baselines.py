@@ -35,8 +35,8 @@ class MF(RankingModel):
                 'hidden_channels': self.hidden_channels}
 
     def reset_parameters(self) -> None:
-        for table in (self.user, self.item):
-            torch.nn.init.normal_(table.weight, std=0.1)
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
 
 
 class BiasedMF(MF):
@@ -84,8 +84,9 @@ class Content(MF):
                    for name, x in self.item_features.tensors.items())
         return take(self.user.weight, user_id), item
 
-    def reset_parameters(self) -> None:
-        torch.nn.init.normal_(self.user.weight, std=0.1)
+    def config(self) -> dict[str, Any]:
+        return {**super().config(),
+                'in_channels': self.item_features.in_channels}
 
 
 class Tables(torch.nn.Module):

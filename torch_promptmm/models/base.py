@@ -219,12 +219,8 @@ class RankingModel(torch.nn.Module):
     def select_features(
         self, view: InteractionData
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        r"""Returns those features and masks of a graph that the model
-        reads.
-
-        Raises:
-            ValueError: If one of its modalities is not there.
-        """
+        r"""Returns those features and masks of a graph that the model reads,
+        or raises a :obj:`ValueError`."""
         for name in self.modalities:
             if name not in view.features:
                 raise ValueError(f"'data' lacks the modality {name!r} of the "

@@ -175,11 +175,10 @@ class MultimodalTeacher(RankingModel):
         r"""Puts another prompt into the teacher, with the statistics that
         depend on it."""
         width = self.reduction(self.modalities[0]).prompt_channels
-        have = (prompt.num_items, prompt.channels)
-        if have != (self.num_items, width):
+        if (prompt.num_items, prompt.channels) != (self.num_items, width):
             raise ValueError(f"'prompt' must be of {self.num_items} items and "
                              f"{width} channels, as the teacher (got "
-                             f"{have[0]} and {have[1]})")
+                             f"{prompt.num_items} and {prompt.channels})")
         self.prompt = prompt
 
     def _apply(self, *args: Any, **kwargs: Any) -> MultimodalTeacher:
