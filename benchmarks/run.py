@@ -142,7 +142,7 @@ class SeedRuns:
             model = LightGCN.from_data(self.train, 64, seed=self.seed)
         history = fit(model, self.train, self.val,
                       ranking_loss=Settings.preset(row.setting).ranking_loss,
-                      name=row.name, **row.change, **self.fit)
+                      **row.change, **self.fit)
         out = Recommender.from_model(model, self.train)
         return Trained(summary(history), out.user_emb, out.item_emb,
                        count(model))

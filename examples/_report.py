@@ -136,7 +136,7 @@ def compare(dataset: SplitDataset, args: argparse.Namespace) -> None:
     baseline = PyGLightGCN.from_data(train_data, args.hidden_channels,
                                      seed=args.seed)
     history = fit(baseline, train_data, val_data, ranking_loss='bpr',
-                  name='PyG LightGCN', **options)
+                  **options)
     rows.append(row('PyG LightGCN', evaluate(baseline, test_data, CUTS),
                     count(baseline), history))
 

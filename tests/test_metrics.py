@@ -216,7 +216,7 @@ def test_a_model_that_lost_its_features_takes_those_of_the_data() -> None:
 
 
 def test_any_module_and_any_metric() -> None:
-    data = from_interactions([[0, 1], [0, 1]], None, 2, 4,
+    data = from_interactions([[0, 1], [0, 1]], {}, 2, 4,
                              edge_label_index=[[0, 1], [2, 3]])
 
     class Fixed(torch.nn.Module):
