@@ -451,3 +451,18 @@ def test_the_teacher_names_the_rows_of_its_ids() -> None:
             ids.item_embedding.weight[batch.positive].square().sum() +
             ids.item_embedding.weight[batch.negative[:, 0]].square().sum())
     assert_close(task(batch)[1]['l2'], free / 40)
+
+
+def test_a_model_with_a_sparse_buffer_is_embedded() -> None:
+    class Sparse(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer('adj', torch.eye(3).to_sparse_csr())
+
+        def forward(self, graph):
+            x = self.adj @ torch.ones(3, 2)
+            return x, x[:2]
+
+    graph = UserItemGraph(torch.tensor([[0, 1], [1, 0]]), 3, 2)
+    user, item = embed(Sparse(), graph, 'dot')
+    assert torch.equal(user, torch.ones(3, 2)) and item.shape == (2, 2)

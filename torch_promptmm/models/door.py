@@ -122,7 +122,8 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
             module.training = mode
     check_output(output, (graph.num_users, graph.num_items), name)
     own = {x.untyped_storage().data_ptr()
-           for x in (*model.parameters(), *model.buffers())}
+           for x in (*model.parameters(), *model.buffers())
+           if x.layout == torch.strided}  # A sparse one has no storage.
     user, item = (as_scored(x, score).detach()
                   for x in (output.user, output.item))
     return tuple(  # type: ignore[return-value]
