@@ -7,24 +7,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from _timing import use_cpu_clock
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.data import from_interactions
 from torch_promptmm.datasets import SyntheticMultimodal
-from torch_promptmm.loader import InteractionLoader
-from torch_promptmm.nn import (
-    LightGCNStudent,
-    MultimodalTeacher,
-    PromptedReduction,
-    SoftPrompt,
-    UserItemGraph,
-)
+from torch_promptmm.models import LightGCN, MultimodalTeacher
+from torch_promptmm.nn import PromptedReduction, SoftPrompt, UserItemGraph
 from torch_promptmm.train import RankingObjective, RankingTask, Task
 
 EDGE = ('user', 'interacts', 'item')
@@ -64,32 +60,38 @@ class Bench:
         self.graph = UserItemGraph(self.edge_index, self.num_users,
                                    self.num_items)
         self.widths = {'visual': 64, 'textual': 32} if args.quick else WIDTHS
-        self._features: dict[str, Tensor] | None = None
 
-    @property
+    @cached_property
     def features(self) -> dict[str, Tensor]:
-        if self._features is None:
-            self._features = random_features(self.num_items, self.widths)
-        return self._features
+        return random_features(self.num_items, self.widths)
 
-    def student(self) -> LightGCNStudent:
-        return LightGCNStudent(self.num_users, self.num_items,
-                               CHANNELS).to(self.device)
+    def student(self) -> LightGCN:
+        return LightGCN(self.num_users, self.num_items,
+                        CHANNELS).to(self.device)
 
     def plain_task(self, objective: RankingObjective) -> RankingTask:
         return RankingTask(self.student(), self.graph, self.edge_index,
                            objective=objective, l2=1e-3)
 
-    def distiller(self, **kwargs: Any) -> PromptMMDistiller:
+    def distiller(self, features: dict[str, Tensor] | None = None,
+                  **kwargs: Any) -> PromptMMDistiller:
         """With a random prompt: principal components take their time and
         change nothing here."""
+        features = self.features if features is None else features
+        widths = {name: x.size(1) for name, x in features.items()}
         normalize = kwargs.pop('normalize', 'size')
         prompt = SoftPrompt(torch.randn(self.num_items, CHANNELS))
-        teacher = MultimodalTeacher(self.num_users, self.num_items,
-                                    self.widths, CHANNELS, prompt=prompt,
+        teacher = MultimodalTeacher(self.num_users, self.num_items, widths,
+                                    CHANNELS, prompt=prompt,
                                     normalize=normalize)
-        teacher.set_features(self.features)
+        teacher.set_features(features)
         return PromptMMDistiller(teacher, self.student(), prompt, **kwargs)
+
+    def data(self, features: dict[str, Tensor] | None = None) -> HeteroData:
+        return from_interactions(
+            self.edge_index.cpu(),
+            self.features if features is None else features,
+            self.num_users, self.num_items)
 
     def probe(self, what: str) -> dict[str, Any]:
         """What needs a process of its own, see `_probes.py`."""
@@ -104,19 +106,12 @@ class Bench:
             check=True, stdout=subprocess.PIPE)
         return json.loads(out.stdout.splitlines()[-1])
 
-    @property
-    def data(self) -> Any:
-        return from_interactions(self.edge_index.cpu(), self.features,
-                                 self.num_users, self.num_items)
-
 
 class Step:
     """A training step as `torch_promptmm.train.train` makes it."""
     def __init__(self, task: Task, batch_size: int = BATCH) -> None:
         self.task = task
-        self.loader = InteractionLoader(
-            task.positives, task.known, task.graph.num_users,
-            task.graph.num_items, batch_size, task.batch_spec, task.device)
+        self.loader = task.loader(batch_size)
         self.optimizer = torch.optim.AdamW(task.parameter_groups(), lr=1e-3,
                                            weight_decay=0.0, fused=True)
         self._batches: Iterator[Any] = iter(())

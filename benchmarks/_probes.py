@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _bench import (
     BATCH,
@@ -28,13 +28,11 @@ from _bench import (
 )
 from _timing import paired, use_cpu_clock
 from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from torch_promptmm import PromptMMDistiller
-from torch_promptmm.nn import (
-    LightGCNStudent,
-    PromptedReduction,
-    UserItemGraph,
-)
+from torch_promptmm.models import LightGCN
+from torch_promptmm.nn import PromptedReduction, UserItemGraph
 from torch_promptmm.train import RankingObjective, RankingTask
 
 
@@ -62,21 +60,13 @@ class PeakMemory:
         raise KeyError(key)
 
 
-def few_steps(bench: Bench, num: int = 4) -> Any:
+def few_steps(bench: Bench, num: int = 4,
+              features: dict[str, Tensor] | None = None) -> HeteroData:
     """A training graph with a few batches of supervision."""
-    data = bench.data
+    data = bench.data(features)
     index = torch.randperm(bench.edge_index.size(1))[:num * BATCH]
     data[EDGE].edge_label_index = bench.edge_index[:, index]
     return data
-
-
-def probe(what: str, args: argparse.Namespace) -> dict[str, Any]:
-    what, _, detail = what.partition(' ')
-    if what == 'growth':
-        return probe_growth(int(detail), args)
-    with tempfile.TemporaryDirectory() as folder:
-        return globals()[f'probe_{what}'](Bench(args, args.threads),
-                                          detail or folder)
 
 
 def probe_reduction(bench: Bench, order: str) -> dict[str, Any]:
@@ -91,7 +81,7 @@ def probe_reduction(bench: Bench, order: str) -> dict[str, Any]:
     return {'bytes': memory.bytes}
 
 
-def probe_fit(bench: Bench, _: str) -> dict[str, Any]:
+def probe_fit(bench: Bench) -> dict[str, Any]:
     data = few_steps(bench)
     val = few_steps(bench)
     val[EDGE].edge_index = bench.known
@@ -103,11 +93,15 @@ def probe_fit(bench: Bench, _: str) -> dict[str, Any]:
     return {'bytes': memory.bytes}
 
 
-def probe_mapped(bench: Bench, folder: str) -> dict[str, Any]:
-    import numpy as np
+def probe_mapped(bench: Bench) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return probe_mapped_in(bench, Path(folder))
+
+
+def probe_mapped_in(bench: Bench, folder: Path) -> dict[str, Any]:
     features = {}
     for name, width in bench.widths.items():
-        path = os.path.join(folder, f'{name}.npy')
+        path = folder / f'{name}.npy'
         out = np.lib.format.open_memmap(path, 'w+', np.float16,
                                         (bench.num_items, width))
         for start in range(0, bench.num_items, 1024):
@@ -117,9 +111,8 @@ def probe_mapped(bench: Bench, folder: str) -> dict[str, Any]:
         del out
         mapped = np.load(path, mmap_mode='c')
         features[name] = torch.from_numpy(mapped)
-    bench._features = features
     file = sum(x.nbytes for x in features.values())
-    data = few_steps(bench, 2)
+    data = few_steps(bench, 2, features)
     with PeakMemory(anonymous=True) as memory:
         distiller = PromptMMDistiller.from_data(data, CHANNELS)
         distiller.fit_teacher(data, epochs=1, progress=False)
@@ -144,13 +137,13 @@ def long_tail(num_users: int, num_items: int, num_edges: int) -> Tensor:
     return torch.stack([key // num_items, key % num_items])
 
 
-def probe_growth(size: int, args: argparse.Namespace) -> dict[str, Any]:
+def probe_growth(args: argparse.Namespace, size: int) -> dict[str, Any]:
     num_users, num_items, num_edges = (
         max(1, round(number * args.scale * size))
         for number in (41691, 21479, 359165))
     edge_index = long_tail(num_users, num_items, num_edges)
     graph = UserItemGraph(edge_index, num_users, num_items)
-    student = LightGCNStudent(num_users, num_items, CHANNELS)
+    student = LightGCN(num_users, num_items, CHANNELS)
     task = RankingTask(student, graph, edge_index,
                        objective=RankingObjective('bpr'), l2=1e-3)
     step = Step(task, BATCH * size)
@@ -167,6 +160,16 @@ def probe_growth(size: int, args: argparse.Namespace) -> dict[str, Any]:
         'product': times['product'].tolist(),
         'edges': edge_index.size(1),
     }
+
+
+def probe(what: str, args: argparse.Namespace) -> dict[str, Any]:
+    what, _, detail = what.partition(' ')
+    if what == 'growth':  # It has graphs of its own.
+        return probe_growth(args, int(detail))
+    bench = Bench(args, args.threads)
+    if what == 'reduction':
+        return probe_reduction(bench, detail)
+    return {'fit': probe_fit, 'mapped': probe_mapped}[what](bench)
 
 
 def main() -> None:

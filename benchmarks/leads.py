@@ -17,9 +17,10 @@ import torch
 from _bench import ALL_TERMS, BATCH, CHANNELS, Bench, Step, parse
 from _markdown import machine, markdown
 from _timing import HEADER, Row, ms, paired
+from torch import Tensor
 
 from torch_promptmm.evaluate import evaluate_embeddings
-from torch_promptmm.nn import PropagatedFeatures, UserItemGraph, use_onednn
+from torch_promptmm.nn import UserItemGraph, use_onednn
 from torch_promptmm.nn.csr import CSRMatrix
 from torch_promptmm.train import RankingObjective, RankingTask
 
@@ -30,14 +31,15 @@ def plain_step(bench: Bench) -> Step:
 
 def distillation_step(bench: Bench) -> Step:
     distiller = bench.distiller(**ALL_TERMS)
-    task = distiller.prepare(bench.data, 'student', bench.device)
+    task = distiller.prepare(bench.data(), 'student', bench.device)
     distiller.train()
     return Step(task)
 
 
-def teacher_step(bench: Bench) -> Step:
-    distiller = bench.distiller(setting='faithful')
-    task = distiller.prepare(bench.data, 'teacher', bench.device)
+def teacher_step(bench: Bench,
+                 features: dict[str, Tensor] | None = None) -> Step:
+    distiller = bench.distiller(features, setting='faithful')
+    task = distiller.prepare(bench.data(features), 'teacher', bench.device)
     distiller.train()
     return Step(task)
 
@@ -175,12 +177,12 @@ def feature_rows(bench: Bench) -> Iterator[Row]:
     usual = teacher_step(bench)
     steps: dict[str, Callable[[], object]] = {'single': usual}
     for name, dtype in (('half', torch.half), ('bfloat16', torch.bfloat16)):
-        steps[name] = with_features(bench, {
+        steps[name] = teacher_step(bench, {
             key: x.to(dtype) for key, x in bench.features.items()
         })
     for channels in (64, 256):
         if channels < min(bench.widths.values()):
-            steps[f'{channels} components'] = with_features(bench, {
+            steps[f'{channels} components'] = teacher_step(bench, {
                 key: x[:, :channels].contiguous()
                 for key, x in bench.features.items()
             })
@@ -191,30 +193,14 @@ def feature_rows(bench: Bench) -> Iterator[Row]:
             narrow()
 
     steps['bfloat16, torch.autocast'] = autocast
-    model, graph = usual.task.model, usual.task.graph
-    tables = PropagatedFeatures(model, graph)
-
-    def propagated() -> None:
-        model.propagated = tables
-        usual()
-        model.propagated = None
-
+    propagated = teacher_step(bench)
+    propagated.task.model.cache_features(propagated.task.graph)
     steps['propagated, half'] = propagated
     times = paired(steps, bench.repeats)
     single = times.pop('single')
     for name, values in times.items():
         yield row(f'teacher step, features: {name}', 'single precision',
                   values, single)
-
-
-def with_features(bench: Bench,
-                  features: dict[str, torch.Tensor]) -> Step:
-    usual = bench.features, bench.widths
-    bench._features = features
-    bench.widths = {name: x.size(1) for name, x in features.items()}
-    step = teacher_step(bench)
-    bench._features, bench.widths = usual
-    return step
 
 
 GROUPS = {

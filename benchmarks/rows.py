@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch_promptmm.train import Settings
+from torch_promptmm.distill import Settings
 
 # Which rows are run first, for all seeds.
 BASELINES, PARTS, TERMS, WIDER, KEPT = range(5)

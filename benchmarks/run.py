@@ -18,10 +18,12 @@ from torch_geometric.data import HeteroData
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.data import held_out, read_graph
 from torch_promptmm.datasets import InteractionFolder, SyntheticMultimodal
+from torch_promptmm.distill import Settings
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.files import atomic_path
-from torch_promptmm.nn import LightGCNStudent, UserItemGraph
-from torch_promptmm.train import History, RankingTask, Settings, train
+from torch_promptmm.models import LightGCN, RankingModel
+from torch_promptmm.serve import Recommender
+from torch_promptmm.train import History, fit
 
 Splits = tuple[HeteroData, HeteroData, HeteroData]
 
@@ -133,29 +135,17 @@ class SeedRuns:
         return out
 
     def _baseline(self, row: ModelRow) -> Trained:
-        settings = Settings.preset(row.setting, **row.change)
-        view = read_graph(self.train, check_finite=False)
-        sizes = view.num_users, view.num_items
-        graph = UserItemGraph(view.edge_index, *sizes)
-        torch.manual_seed(self.seed)
-        model: torch.nn.Module
+        model: RankingModel
         if row.model == 'pyg':
-            model = PyGLightGCN(view.edge_index, *sizes, 64, 2)
+            model = PyGLightGCN.from_data(self.train, 64, seed=self.seed)
         else:
-            model = LightGCNStudent(*sizes, 64, 2)
-        task = RankingTask(model, graph, view.edge_index, None,
-                           settings.objective(), settings.ego_l2)
-        val = read_graph(self.val, check_finite=False)
-        positives = held_out(val)
-
-        def validate() -> dict[str, float]:
-            return evaluate_embeddings(*task.embeddings(), positives,
-                                       val.edge_index, (20, ))
-
-        history = train(task, lr=settings.learning_rate,
-                        batch_size=settings.batch_size, validate=validate,
-                        name=row.name, **self.fit)
-        return Trained(summary(history), *task.embeddings(), count(model))
+            model = LightGCN.from_data(self.train, 64, seed=self.seed)
+        history = fit(model, self.train, self.val,
+                      ranking_loss=Settings.preset(row.setting).ranking_loss,
+                      **row.change, **self.fit)
+        out = Recommender.from_model(model, self.train)
+        return Trained(summary(history), out.user_emb, out.item_emb,
+                       count(model))
 
     def _ours(self, row: ModelRow) -> Trained:
         train, val, test = self.splits(row)
@@ -172,8 +162,8 @@ class SeedRuns:
             return Trained(record, *distiller.embeddings('teacher'),
                            count(distiller.teacher, distiller.prompt))
         torch.manual_seed(self.seed)
-        student = LightGCNStudent(distiller.student.num_users,
-                                  distiller.student.num_items, 64, 2)
+        student = LightGCN(distiller.student.num_users,
+                           distiller.student.num_items, 64, 2)
         distiller = PromptMMDistiller(distiller.teacher, student,
                                       setting=row.setting, **row.change)
         history = distiller.fit_student(train, val, **self.fit)

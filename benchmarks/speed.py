@@ -40,7 +40,7 @@ from _timing import (
 from peers import PyGStep, pyg_evaluate
 
 from torch_promptmm.evaluate import evaluate_embeddings
-from torch_promptmm.nn import PromptedReduction, PropagatedFeatures
+from torch_promptmm.nn import PromptedReduction
 from torch_promptmm.nn.dense import FixedProduct
 from torch_promptmm.train import RankingObjective
 
@@ -90,7 +90,7 @@ def distillation_rows(bench: Bench) -> Iterator[Row]:
     ]:
         distiller = bench.distiller(normalize=normalize,
                                     **{**kwargs, **ALL_TERMS})
-        task = distiller.prepare(bench.data, 'student', bench.device)
+        task = distiller.prepare(bench.data(), 'student', bench.device)
         distiller.train()
         full, plain = Step(task), Step(bench.plain_task(distiller.objective))
         times = paired({
@@ -132,7 +132,7 @@ def sampling_rows(bench: Bench) -> Iterator[Row]:
 
 def teacher_rows(bench: Bench) -> Iterator[Row]:
     distiller = bench.distiller(setting='faithful')
-    task = distiller.prepare(bench.data, 'teacher', bench.device)
+    task = distiller.prepare(bench.data(), 'teacher', bench.device)
     distiller.train()
     plain = Step(bench.plain_task(distiller.objective))
     features = bench.features.values()
@@ -146,13 +146,10 @@ def teacher_rows(bench: Bench) -> Iterator[Row]:
         plain()
 
     step = Step(task)
-
-    def propagated() -> None:
-        task.model.propagated = tables
-        step()
-        task.model.propagated = None
-
-    tables = PropagatedFeatures(task.model, task.graph)
+    other = bench.distiller(setting='faithful')
+    propagated = Step(other.prepare(bench.data(), 'teacher', bench.device))
+    propagated.task.model.cache_features(propagated.task.graph)
+    other.train()
     times = paired({
         'teacher': step,
         'bare': bare,

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from _markdown import machine
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torch_promptmm import PromptMMDistiller
@@ -76,8 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     train, *_ = SyntheticMultimodal.preset('electronics', scale=args.scale)
     policy = os.environ.get('OMP_WAIT_POLICY', 'not set')
-    print(f'{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, '
-          f'torch {torch.__version__}, OMP_WAIT_POLICY {policy}\n')
+    print(f'{machine()}; OMP_WAIT_POLICY {policy}\n')
     print('| model | threads | neighbour | steps | median | mean |\n'
           '| --- | --- | --- | --- | --- | --- |')
     for busy in (False, True):

@@ -1,8 +1,9 @@
-"""Training loops of your own, without the distiller's `fit`.
+"""Training loops of your own, without `fit`.
 
 First with the layers and losses alone: a teacher that is an ordinary PyG
 network, and a student that learns from it. Then with the distiller's losses in
-a loop that you control.
+a loop that you control. For brevity no epoch is chosen on validation, as `fit`
+does: every loop runs to its end.
 
     python examples/custom_loop.py
 """
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import torch_geometric.transforms as T
 from torch import Tensor
+from torch_geometric.data import HeteroData
 from torch_geometric.nn import HeteroConv, SAGEConv
 
 from torch_promptmm import PromptMMDistiller
@@ -26,45 +28,22 @@ from torch_promptmm.loss import (
     SampledSoftmaxLoss,
     ScaledCosineError,
 )
+from torch_promptmm.models import LightGCN
 from torch_promptmm.nn import (
     LightGCNConv,
-    LightGCNStudent,
     MultimodalConv,
     UserItemGraph,
     unit_rows,
 )
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument('--epochs', type=int, default=20)
-parser.add_argument('--batch-size', type=int, default=1024)
-parser.add_argument('--hidden-channels', type=int, default=32)
-parser.add_argument('--scale', type=float, default=1.0, help='of the dataset')
-parser.add_argument('--seed', type=int, default=0)
-parser.add_argument(
-    '--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-args = parser.parse_args()
-torch.manual_seed(args.seed)
-
-# For brevity no epoch is chosen on validation, as `fit` does: every loop runs
-# to its end.
-
-dataset = SyntheticMultimodal.preset('small', scale=args.scale, seed=args.seed)
-num_users, num_items = dataset.num_users, dataset.num_items
-train, _, test = (data.to(args.device) for data in dataset)
-edge_type = ('user', 'interacts', 'item')
-known = train[edge_type].edge_index
-positives = test[edge_type].edge_label_index
-
-# Normalise the graph once, outside the loop. Every layer takes an `edge_index`
-# as well, but then it has to normalise it at every call.
-graph = UserItemGraph(known, num_users, num_items)
+EDGE_TYPE = ('user', 'interacts', 'item')
 
 
 class Teacher(torch.nn.Module):
     """Free embeddings, to which a heterogeneous layer adds what users' items
     look and read like."""
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, num_users: int, num_items: int, in_channels: int,
+                 channels: int) -> None:
         super().__init__()
         self.user = torch.nn.Embedding(num_users, channels)
         self.item = torch.nn.Embedding(num_items, channels)
@@ -80,7 +59,7 @@ class Teacher(torch.nn.Module):
         })
         self.conv = LightGCNConv([1 / 3, 1 / 3, 1 / 3])  # mean of 3 layers
 
-    def forward(self, x_item: Tensor,
+    def forward(self, graph: UserItemGraph, x_item: Tensor,
                 edge_index_dict: dict) -> tuple[Tensor, Tensor]:
         content = self.content({
             'user': self.user.weight,
@@ -105,75 +84,110 @@ def list_mask(batch: Batch) -> Tensor:
     return F.pad(batch.shared_mask, (1, 0), value=True)
 
 
-def report(name: str, user: Tensor, item: Tensor) -> None:
-    out = evaluate_embeddings(unit_rows(user), unit_rows(item), positives,
-                              known, k=20)
+def report(name: str, user: Tensor, item: Tensor, test: HeteroData) -> None:
+    out = evaluate_embeddings(unit_rows(user), unit_rows(item),
+                              test[EDGE_TYPE].edge_label_index,
+                              test[EDGE_TYPE].edge_index, k=20)
     print(f'{name:<28} Recall@20 {out["recall@20"]:.4f}   '
           f'NDCG@20 {out["ndcg@20"]:.4f}')
 
 
-# Layers and losses ###########################################################
+def layers_and_losses(train: HeteroData, test: HeteroData,
+                      args: argparse.Namespace) -> None:
+    """A teacher and a student of which every line is yours."""
+    num_users, num_items = train['user'].num_nodes, train['item'].num_nodes
+    known = train[EDGE_TYPE].edge_index
+    # Normalise the graph once, outside the loop. Every layer takes an
+    # `edge_index` as well, but then it has to normalise it at every call.
+    graph = UserItemGraph(known, num_users, num_items)
+    # Batches are drawn on the device of the interactions, with negatives that
+    # no user of a row is known to have.
+    loader = InteractionLoader(known, known, num_users, num_items,
+                               args.batch_size,
+                               BatchSpec(shared_negatives=128))
+    x = torch.cat([train['item'].visual, train['item'].textual], dim=1)
+    x = (x - x.mean(dim=0)) / x.std(dim=0)
+    edge_index_dict = T.ToUndirected()(train).edge_index_dict
 
-# Batches are drawn on the device of the interactions, with negatives that no
-# user of a row is known to have.
-loader = InteractionLoader(known, known, num_users, num_items, args.batch_size,
-                           BatchSpec(shared_negatives=128))
-x = torch.cat([train['item'].visual, train['item'].textual], dim=1)
-x = (x - x.mean(dim=0)) / x.std(dim=0)
-edge_index_dict = T.ToUndirected()(train).edge_index_dict
-
-teacher = Teacher(x.size(1), args.hidden_channels).to(args.device)
-rank_loss = SampledSoftmaxLoss(temperature=0.2)
-optimizer = torch.optim.AdamW(teacher.parameters(), lr=5e-3)
-for _ in range(args.epochs):
-    for batch in loader:
-        user, item = teacher(x, edge_index_dict)
-        loss = rank_loss(list_scores(user, item, batch), list_mask(batch))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-with torch.no_grad():  # The teacher is frozen from here on: run it once.
-    teacher_user, teacher_item = teacher(x, edge_index_dict)
-report('your teacher', teacher_user, teacher_item)
-
-student = LightGCNStudent(num_users, num_items, args.hidden_channels)
-student = student.to(args.device)
-list_kd = DisentangledListKD(temperature=0.2)
-emb_kd = ScaledCosineError()
-optimizer = torch.optim.AdamW(student.parameters(), lr=5e-3)
-for _ in range(args.epochs):
-    for batch in loader:
-        user, item = student(graph)
-        scores, mask = list_scores(user, item, batch), list_mask(batch)
-        target = list_scores(teacher_user, teacher_item, batch)
-        # List KD is scaled by its squared temperature, 1/25: hence the weight.
-        loss = (rank_loss(scores, mask) + 75.0 * list_kd(scores, target, mask)
-                + 0.5 * emb_kd(item, teacher_item))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-with torch.no_grad():
-    report('your student, distilled', *student(graph))
-
-# The distiller's losses ######################################################
-
-# `prepare` is what `fit` calls before its loop: it builds the graph and the
-# constant tables of a stage, and freezes what the stage freezes. It returns
-# the stage's task, which knows what a batch has to hold.
-distiller = PromptMMDistiller.from_data(
-    train, hidden_channels=args.hidden_channels, seed=args.seed)
-for stage in ('teacher', 'student'):
-    task = distiller.prepare(train, stage=stage, device=args.device)
-    loss_of = getattr(distiller, f'{stage}_loss')
-    loader = InteractionLoader(task.positives, task.known, num_users,
-                               num_items, args.batch_size, task.batch_spec)
-    optimizer = torch.optim.AdamW(task.parameter_groups(), lr=5e-3)
+    teacher = Teacher(num_users, num_items, x.size(1), args.hidden_channels)
+    teacher = teacher.to(args.device)
+    rank_loss = SampledSoftmaxLoss(temperature=0.2)
+    optimizer = torch.optim.AdamW(teacher.parameters(), lr=5e-3)
     for _ in range(args.epochs):
         for batch in loader:
-            loss, terms = loss_of(batch)  # each term is differentiable too
+            user, item = teacher(graph, x, edge_index_dict)
+            loss = rank_loss(list_scores(user, item, batch), list_mask(batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    print(f'{stage} loss {loss.item():.4f}: '
-          + ', '.join(f'{k} {v.item():.4f}' for k, v in terms.items()))
-    report(f"the distiller's {stage}", *distiller.embeddings(stage))
+    with torch.no_grad():  # The teacher is frozen from here on: run it once.
+        teacher_user, teacher_item = teacher(graph, x, edge_index_dict)
+    report('your teacher', teacher_user, teacher_item, test)
+
+    student = LightGCN(num_users, num_items, args.hidden_channels)
+    student = student.to(args.device)
+    list_kd = DisentangledListKD(temperature=0.2)
+    emb_kd = ScaledCosineError()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-3)
+    for _ in range(args.epochs):
+        for batch in loader:
+            user, item = student(graph)
+            scores, mask = list_scores(user, item, batch), list_mask(batch)
+            target = list_scores(teacher_user, teacher_item, batch)
+            # List KD is scaled by its squared temperature, 1/25: hence 75.
+            loss = (rank_loss(scores, mask)
+                    + 75.0 * list_kd(scores, target, mask)
+                    + 0.5 * emb_kd(item, teacher_item))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        report('your student, distilled', *student(graph), test)
+
+
+def losses_of_the_distiller(train: HeteroData, test: HeteroData,
+                            args: argparse.Namespace) -> None:
+    """The distiller's losses in a loop that you control."""
+    distiller = PromptMMDistiller.from_data(
+        train, hidden_channels=args.hidden_channels, seed=args.seed)
+    for stage in ('teacher', 'student'):
+        # `prepare` is what `fit` calls before its loop: it builds the graph
+        # and the constant tables of a stage, and freezes what the stage
+        # freezes. It returns the stage's task, which draws its batches.
+        task = distiller.prepare(train, stage=stage, device=args.device)
+        optimizer = torch.optim.AdamW(task.parameter_groups(), lr=5e-3)
+        loader = task.loader(args.batch_size)
+        for _ in range(args.epochs):
+            for batch in loader:
+                # Each term is differentiable too.
+                loss, terms = distiller(batch, stage=stage)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        print(f'{stage} loss {loss.item():.4f}: '
+              + ', '.join(f'{k} {v.item():.4f}' for k, v in terms.items()))
+        report(f"the distiller's {stage}", *distiller.embeddings(stage), test)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--epochs', type=int, default=20)
+    add('--batch-size', type=int, default=1024)
+    add('--hidden-channels', type=int, default=32)
+    add('--scale', type=float, default=1.0, help='of the dataset')
+    add('--seed', type=int, default=0)
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    train, _, test = (data.to(args.device)
+                      for data in SyntheticMultimodal.preset(
+                          'small', scale=args.scale, seed=args.seed))
+    layers_and_losses(train, test, args)
+    losses_of_the_distiller(train, test, args)
+
+
+if __name__ == '__main__':
+    main()

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -137,35 +138,81 @@ def test_custom_loop(tmp_path: Path) -> None:
     assert re.search(r'^student loss .*: rank .*, emb ', out, re.M), out
 
 
+def test_teacher_of_the_custom_loop_stands_alone() -> None:
+    """It takes all it needs as arguments: it can be copied elsewhere."""
+    module = example('custom_loop')  # Importing it runs nothing.
+    torch.manual_seed(0)
+    edge_index = (torch.rand(7, 6) < 0.4).nonzero().t()
+    teacher = module.Teacher(7, 6, in_channels=5, channels=4)
+    user, item = teacher(UserItemGraph(edge_index, 7, 6), torch.randn(6, 5), {
+        ('user', 'interacts', 'item'): edge_index,
+        ('item', 'rev_interacts', 'user'): edge_index.flip(0),
+    })
+    assert user.shape == (7, 4) and item.shape == (6, 4)
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    out = output(tmp_path, 'quickstart')
+    for model in ('teacher', 'student'):
+        assert re.search(rf'^{model}: recall@20 ({NUMBER}), ndcg@20 {NUMBER}$',
+                         out, re.M), out
+    lists = re.findall(r'^(?:user \d|like item 7): items \[(.*)\]$', out, re.M)
+    assert [len(set(x.split(', '))) for x in lists] == 4 * [5], out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_a_baseline(tmp_path: Path) -> None:
+    out = output(tmp_path, 'train_a_baseline')
+    assert re.search(r'^bpr: .*dot products$', out, re.M), out
+    assert re.search(r'^softmax: .*cosine products$', out, re.M), out
+    recall = [float(x) for x in re.findall(rf'recall@20 ({NUMBER})', out)]
+    assert len(recall) == 2
+    assert min(recall) > 2 * 20 / 400  # Twice what chance gives.
+    assert out.count('coverage@50') == 2
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'train_a_baseline'])
+def test_is_straight_and_short(name: str) -> None:
+    source = (ROOT / 'examples' / f'{name}.py').read_text('utf-8')
+    assert len(source.splitlines()) <= 42
+    assert 'argparse' not in source and 'def ' not in source
+
+
 def test_baseline_is_lightgcn() -> None:
     """The fast form in the table gives what PyG's own model gives, which
     normalises the graph itself, in value and in gradient."""
-    spec = importlib.util.spec_from_file_location(
-        'example_report', ROOT / 'examples' / '_report.py')
-    report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(report)
+    report = example('_report')
     user, item = torch.randint(7, (30, )), torch.randint(5, (30, ))
     edge_index = torch.stack([user, item]).unique(dim=1)
-    ours = report.PyGLightGCN(edge_index, 7, 6, 4)  # item 5 has no edge
+    ours = report.PyGLightGCN(7, 6, 4)  # item 5 has no edge
     plain = report.LightGCN(13, 4, num_layers=2)
     plain.load_state_dict(ours.model.state_dict())
 
     user, item = edge_index[0], edge_index[1] + 7
     square = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
     expected = plain.get_embedding(square)
-    out = ours(UserItemGraph(edge_index, 7, 6))
-    torch.testing.assert_close(torch.cat(out), expected)
+    graph = UserItemGraph(edge_index, 7, 6)
+    out = ours(graph)
+    torch.testing.assert_close(torch.cat([out.user, out.item]), expected)
     weight = torch.randn(13, 4)
     (expected * weight).sum().backward()
-    (torch.cat(out) * weight).sum().backward()
+    (torch.cat([out.user, out.item]) * weight).sum().backward()
     torch.testing.assert_close(ours.model.embedding.weight.grad,
                                plain.embedding.weight.grad)
 
     user_id, item_id = torch.tensor([3, 3, 0]), torch.tensor([5, 1])
-    rows = ours(None, user_id, item_id, return_ego=True)
+    rows = ours.rows(graph, user_id, item_id, num_ego=1)
     table = plain.embedding.weight
-    for x, wanted in zip(rows, [
+    for x, wanted in zip([rows.user, rows.item, *rows.ego], [
             expected[user_id], expected[item_id + 7], table[user_id],
-            table[item_id + 7]
+            table[item_id[:1] + 7]
     ], strict=True):
         torch.testing.assert_close(x, wanted)
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / 'examples' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

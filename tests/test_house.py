@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -47,6 +48,7 @@ OPTIONAL = {
 }
 
 MAX_LINES = 400
+MAX_FUNCTION = 80  # Its docstring is not counted.
 
 
 class Import(NamedTuple):
@@ -216,6 +218,129 @@ def test_imports_where_no_optional_package_is_installed() -> None:
 def test_import_brings_in_no_optional_package() -> None:
     # What PyG itself imports, torch_sparse say, is none of our doing.
     assert run_python(BROUGHT_IN) == ''
+
+
+def test_no_two_files_import_each_other() -> None:
+    """No circle of files, of any length; under TYPE_CHECKING and in a
+    function it would be one as well. What the front of a room collects of
+    its own files, and names that moved (`_moved.py`), are none.
+    """
+    files = {module_name(path): path for path in SOURCES}
+    edges: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = set()
+        for imported in imports_in(path):
+            parent = imported.name.rpartition('.')[0]
+            found |= {imported.name, parent} & files.keys()
+        above = {name.rsplit('.', i)[0] for i in range(name.count('.') + 1)}
+        edges[name] = found - {name} - above
+    order: list[str] = []
+    left = dict(edges)
+    while free := [name for name, to in left.items()
+                   if not to & left.keys()]:
+        order += free
+        for name in free:
+            del left[name]
+    assert len(order) + len(left) == len(files)
+    assert not left, report('Files in a circle, or above one:', sorted(left))
+
+
+def own_front(path: Path) -> Iterator[Import]:
+    package = module_name(path).rpartition('.')[0]
+    for imported in imports_in(path):
+        if imported.name.rpartition('.')[0] == package and (
+                imported.name not in map(module_name, SOURCES)):
+            yield imported
+
+
+def test_no_file_imports_the_front_of_its_own_room() -> None:
+    wrong = [f'{relative(path)}:{imported.line} {imported.name}'
+             for path in SOURCES
+             if path.name != '__init__.py' and path.parent != ROOT / PACKAGE
+             for imported in own_front(path)]
+    assert not wrong, report('Imported from the room that they are in:',
+                             wrong)
+
+
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """From `def` to the end, without the docstring, which says what the
+    arguments are.
+    """
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node, clean=False) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+    return lines
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f'{relative(path)} {node.name}': code_lines(node)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text('utf-8')))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and code_lines(node) > MAX_FUNCTION
+    }
+    wrong = [f'{name}: {lines}' for name, lines in long.items()]
+    assert not wrong, report(f'Longer than {MAX_FUNCTION} lines:', wrong)
+
+
+def test_code_lines() -> None:
+    tree = ast.parse('def f(a,\n      b):\n    """One.\n\n    Two.'
+                     '\n    """\n    return a\n')
+    assert code_lines(tree.body[0]) == 3
+
+
+# DESIGN, section 2, and where the names were before the rooms were cut anew.
+PUBLIC = {
+    '': ['PromptMMDistiller'],
+    'nn': ['ConstantTables', 'ItemFeatures', 'LightGCNConv',
+           'LightGCNStudent', 'MultimodalConv', 'MultimodalTeacher',
+           'PromptTables', 'PromptedReduction', 'PropagatedFeatures',
+           'SoftPrompt', 'TeacherOutput', 'UserItemGraph'],
+    'models': ['LightGCN', 'LightGCNStudent', 'ModelOutput',
+               'MultimodalTeacher', 'RankingModel', 'TeacherOutput'],
+    'loss': ['BPRLoss', 'DisentangledListKD', 'PairwiseKD',
+             'SampledSoftmaxLoss', 'ScaledCosineError'],
+    'data': ['from_interactions', 'read_interactions'],
+    'datasets': ['InteractionFolder', 'SyntheticMultimodal'],
+    'evaluate': ['evaluate', 'evaluate_embeddings'],
+    'train': ['DistillationTask', 'RankingObjective', 'RankingTask',
+              'Settings', 'Task', 'fit', 'train'],
+    'distill': ['DistillationTask', 'Settings'],
+    'serve': ['Recommender', 'load_student', 'recommend', 'save_student'],
+}
+METHODS = ['from_data', 'fit', 'fit_teacher', 'fit_student', 'evaluate',
+           'recommend', 'predict', 'embeddings', 'save', 'load', 'prepare',
+           'teacher_loss', 'student_loss', 'forward', 'reset_parameters',
+           'recommender']
+
+
+@pytest.mark.parametrize('room', PUBLIC)
+def test_public_names(room: str) -> None:
+    module = importlib.import_module(f'{PACKAGE}.{room}'.rstrip('.'))
+    for name in PUBLIC[room]:
+        assert callable(getattr(module, name)), name
+
+
+def test_one_class_under_several_names() -> None:
+    from torch_promptmm import PromptMMDistiller, distill, models, nn, train
+    assert nn.LightGCNStudent is models.LightGCNStudent is models.LightGCN
+    assert nn.MultimodalTeacher is models.MultimodalTeacher
+    assert nn.TeacherOutput is models.TeacherOutput is models.ModelOutput
+    assert train.DistillationTask is distill.DistillationTask
+    assert nn.PromptTables is distill.PromptTables
+    for name in METHODS:
+        assert callable(getattr(PromptMMDistiller, name)), name
+    for module in (nn, train):
+        with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+            module.Nothing  # noqa: B018
+
+
+def test_the_distiller_is_a_module_and_nothing_else() -> None:
+    import torch
+
+    from torch_promptmm import PromptMMDistiller
+    assert PromptMMDistiller.__bases__ == (torch.nn.Module, )
 
 
 def test_files_are_short() -> None:

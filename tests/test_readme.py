@@ -13,7 +13,8 @@ FENCE = re.compile(r'^```python\n(.*?)^```$', re.M | re.S)
 DIRECTIVE = re.compile(
     r'^\.\. code-block:: python\n((?:[ ]{3,}.*\n|[ ]*\n)+)', re.M)
 # The blocks of a page are one program: each may use what stands before it.
-PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst']
+PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst',
+         'docs/add_a_model.rst', 'docs/serve.rst']
 
 
 def program(page: str) -> str:
@@ -42,6 +43,15 @@ def test_twenty_lines() -> None:
     block = FENCE.search((ROOT / 'README.md').read_text('utf-8'))
     assert block is not None
     assert len(block[1].splitlines()) <= 20
+
+
+def test_a_model_from_nothing_is_short() -> None:
+    """With its training, its evaluation and its use as a teacher."""
+    lines = [x for x in program('docs/add_a_model.rst').splitlines() if x]
+    last = next(i for i, x in enumerate(lines) if 'distiller.evaluate' in x)
+    assert len(lines[:last + 1]) < 60
+    for text in ('fit(mf,', 'evaluate(mf,', 'teacher=mf'):
+        assert any(text in x for x in lines[:last + 1]), text
 
 
 def test_readme_names_what_is_there() -> None:

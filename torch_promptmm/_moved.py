@@ -1,4 +1,4 @@
-r"""Names that are importable from another room than their own."""
+r"""Names that are still importable from the room where they were."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 
 def lazily(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    r"""Returns the :obj:`__getattr__` of a module that finds names in upper
-    rooms when they are asked for, so that importing the room itself imports
-    none of these.
+    r"""Returns a module's :obj:`__getattr__` that imports names from upper
+    rooms when they are asked for. Importing the module imports none of them.
 
     Args:
         module (str): The name of the module.

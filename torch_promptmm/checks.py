@@ -172,7 +172,7 @@ def check_bool(name: str, value: Any) -> bool:
 
 
 def check_device(device: Any) -> torch.device:
-    r"""Returns :obj:`device` as a :class:`torch.device` that is here."""
+    r"""Returns :obj:`device` as a :class:`torch.device` of this machine."""
     try:
         device = torch.device(device)
         if device.type != 'meta':

@@ -19,9 +19,10 @@ from torch_promptmm.distill.build import (
     reset_parameters,
 )
 from torch_promptmm.distill.distillation import Distillation, Seen
+from torch_promptmm.distill.fit import fit_both, fit_stage
 from torch_promptmm.evaluate import Metric
 from torch_promptmm.loader import Batch
-from torch_promptmm.models import LightGCN
+from torch_promptmm.models import LightGCN, as_model
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.serve import Recommender
@@ -123,7 +124,7 @@ class PromptMMDistiller(torch.nn.Module):
                 data, view, teacher, hidden_channels, num_layers, setting,
                 kwargs, edge_type=edge_type, modalities=modalities)
             out = cls(teacher, student, None, setting, edge_type,
-                      getattr(teacher, 'modalities', modalities), **kwargs)
+                      as_model(teacher).modalities or modalities, **kwargs)
         out._training.seen = Seen.of(data, view)
         return out
 
@@ -198,22 +199,22 @@ class PromptMMDistiller(torch.nn.Module):
         Returns:
             A :class:`~torch_promptmm.train.History` of each stage.
         """
-        return self._training.fit(train_data, val_data, checkpoint, resume,
-                                  **kwargs)
+        return fit_both(self._training, train_data, val_data, checkpoint,
+                        resume, **kwargs)
 
     def fit_teacher(self, train_data: HeteroData,
                     val_data: HeteroData | None = None,
                     **kwargs: Any) -> History:
         r"""Runs stage 1 of :meth:`fit`."""
-        return self._training.fit_stage('teacher', train_data, val_data,
-                                        **kwargs)
+        return fit_stage(self._training, 'teacher', train_data, val_data,
+                         **kwargs)
 
     def fit_student(self, train_data: HeteroData,
                     val_data: HeteroData | None = None,
                     **kwargs: Any) -> History:
         r"""Runs stage 2 of :meth:`fit`."""
-        return self._training.fit_stage('student', train_data, val_data,
-                                        **kwargs)
+        return fit_stage(self._training, 'student', train_data, val_data,
+                         **kwargs)
 
     def recommender(self, model: str = 'student') -> Recommender:
         r"""Returns what serves: the embeddings of :obj:`"student"` or

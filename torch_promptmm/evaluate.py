@@ -26,9 +26,9 @@ from torch_geometric.metrics import (
 from torch_geometric.metrics.link_pred import LinkPredMetricData
 
 from torch_promptmm.checks import check_int
+from torch_promptmm.data import InteractionData, read_graph
 from torch_promptmm.data import held_out as held_out_of
-from torch_promptmm.data import read_graph
-from torch_promptmm.models import as_model, embed
+from torch_promptmm.models import RankingModel, as_model, embed
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.ranking import KnownItems, top_items
 
@@ -84,19 +84,40 @@ def evaluate(
         :obj:`{'recall@20': ..., 'ndcg@20': ..., ...}`
     """
     ranked = as_model(model)
-    features = ranked.item_features
-    lost = features is not None and not features.available
-    view = read_graph(data, edge_type, ranked.modalities if lost else None,
-                      need_features=lost, check_finite=lost)
+    view = read_for(ranked, data, edge_type)
     positives = held_out_of(view)
-    if lost:
-        ranked.give_features(view)
-    device = next((p.device for p in ranked.parameters()), None)
-    graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)
-    user, item = embed(ranked, graph.to(device),
-                       score or ranked.score or 'dot')
+    user, item = embed_view(ranked, view, score)
     return evaluate_embeddings(user, item, positives, view.edge_index, k,
                                batch_size, per_user, metrics)
+
+
+def read_for(model: RankingModel, data: HeteroData,
+             edge_type: tuple[str, str, str] | None = None) -> InteractionData:
+    r"""Reads a graph, with the features that a model has lost."""
+    features = model.item_features
+    lost = features is not None and not features.available
+    return read_graph(data, edge_type, model.modalities if lost else None,
+                      need_features=lost, check_finite=lost)
+
+
+def embed_view(model: RankingModel, view: InteractionData,
+               score: str | None = None) -> tuple[Tensor, Tensor]:
+    r"""Returns the embeddings of a model, where it is, over a graph of
+    :func:`read_for`. A model that has lost its features takes those of the
+    graph.
+
+    Args:
+        model (RankingModel): The model.
+        view (InteractionData): The graph.
+        score (str, optional): :obj:`"dot"` or :obj:`"cosine"`.
+            (default: what the model was trained with, else :obj:`"dot"`)
+    """
+    features = model.item_features
+    if features is not None and not features.available:
+        model.give_features(view)
+    device = next((p.device for p in model.parameters()), None)
+    graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)
+    return embed(model, graph.to(device), score or model.score or 'dot')
 
 
 def check_k(k: int | Sequence[int], num_items: int) -> tuple[int, ...]:
@@ -181,9 +202,9 @@ def evaluate_embeddings(
         for name, metric in _make(metrics, each, num_items, known).items()
     }
     names = list(made)
-    hits = LinkPredMetricCollection(
-        {k: v for k, v in made.items() if isinstance(v, LinkPredMetric)})
+    hits = {k: v for k, v in made.items() if isinstance(v, LinkPredMetric)}
     lists = {k: v for k, v in made.items() if k not in hits}
+    together = LinkPredMetricCollection(hits) if hits else None
     if per_user and lists:
         raise ValueError(f"'metrics' has {list(lists)[0].partition('@')[0]!r}"
                          f", which has no value of each user: set "
@@ -196,24 +217,45 @@ def evaluate_embeddings(
         left_out = score.isneginf()
         label = held_out[:, offset[int(user[0])]:offset[int(user[-1]) + 1]]
         row = torch.searchsorted(user, label[0])
-        for metric in lists.values():  # A list that is too short repeats.
-            metric.update(torch.where(left_out, item[:, :1], item),
-                          (row, label[1]))
+        for metric in lists.values():
+            _update(metric, user, item, left_out, (row, label[1]), num_items)
         item = torch.where(left_out, num_items, item)
         if per_user:
             data = LinkPredMetricData(item, (row, label[1]))
             for name, metric in hits.items():
                 values[name].append(metric._compute(data))
-        elif len(hits) > 0:
-            hits.update(item, (row, label[1]))
+        elif together is not None:
+            together.update(item, (row, label[1]))
     if per_user:
         return {'user': users} | {
             name: torch.cat(value)
             for name, value in values.items()
         }
-    out = hits.compute() if len(hits) > 0 else {}
+    out = {} if together is None else together.compute()
     out |= {name: metric.compute() for name, metric in lists.items()}
     return {name: float(out[name]) for name in names}
+
+
+def _update(metric: Any, user: Tensor, item: Tensor, left_out: Tensor,
+            label: tuple[Tensor, Tensor], num_items: int) -> None:
+    r"""Gives a metric the lists of users, of which some may be too short:
+    each as long as it is."""
+    row, positive = label
+    if not bool(left_out.any()):
+        metric.update(item, label)
+    elif isinstance(metric, LinkPredPersonalization):
+        # Lists of one length for this one, with pads that no other list has.
+        k = item.size(1)
+        pad = user.view(-1, 1) * k + torch.arange(k, device=item.device)
+        metric.update(torch.where(left_out, num_items + pad, item), label)
+    else:
+        length = (~left_out).sum(dim=1)
+        for each in length[length > 0].unique().tolist():
+            rows = (length == each).nonzero().view(-1)
+            kept = torch.isin(row, rows)
+            metric.update(item[rows, :each],
+                          (torch.searchsorted(rows, row[kept]),
+                           positive[kept]))
 
 
 def _make(metrics: Sequence[Metric], k: int, num_items: int,
@@ -225,7 +267,11 @@ def _make(metrics: Sequence[Metric], k: int, num_items: int,
     for metric in metrics:
         if callable(metric):
             made = metric(k)
-            out[f'{type(made).__name__}@{k}'] = made
+            name = f'{type(made).__name__}@{k}'
+            if name in out:
+                raise ValueError(f"'metrics' has two {name!r}: evaluate them "
+                                 f"one at a time")
+            out[name] = made
         elif metric in HITS:
             out[f'{metric}@{k}'] = HITS[metric](k)
         elif metric == 'coverage':

@@ -14,8 +14,8 @@ from pathlib import Path
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     r"""Yields a temporary path beside :obj:`path`, which takes its place
-    when the block ends without an error. Killed before that, the old file is
-    whole.
+    when the block ends without an error. If the process is killed before
+    that, the old file stays whole.
 
     The temporary name belongs to this call alone: of two that write one
     path at the same time, the last one to end stays, whole. What a killed

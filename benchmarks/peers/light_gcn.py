@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch_geometric.nn import LightGCN
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import to_torch_csr_tensor
 
+from torch_promptmm.data import InteractionData
+from torch_promptmm.models import ModelOutput, RankingModel
 from torch_promptmm.nn import UserItemGraph
 
 
@@ -22,9 +25,9 @@ def normalized_csr(edges: Tensor, num_nodes: int) -> Tensor:
         return to_torch_csr_tensor(index, weight, size=(num_nodes, num_nodes))
 
 
-class PyGLightGCN(torch.nn.Module):
-    """`torch_geometric.nn.LightGCN` with users and items apart, as our
-    training loop wants them.
+class PyGLightGCN(RankingModel):
+    """`torch_geometric.nn.LightGCN` with users and items apart, as `fit` and
+    `evaluate` take any model.
 
     PyG's layers normalise the graph at every call, and scatter messages along
     an `edge_index`. Both are avoidable at no change of the result: the
@@ -34,32 +37,38 @@ class PyGLightGCN(torch.nn.Module):
     """
     def __init__(self, edge_index: Tensor, num_users: int, num_items: int,
                  hidden_channels: int, num_layers: int = 2) -> None:
-        super().__init__()
+        super().__init__(num_users, num_items)
         num_nodes = num_users + num_items
-        self.num_users = num_users
         self.model = LightGCN(num_nodes, hidden_channels, num_layers,
                               normalize=False)
         offset = edge_index.new_tensor([[0], [num_users]])
         adj = normalized_csr(edge_index + offset, num_nodes)
         self.register_buffer('adj', adj, persistent=False)
 
-    def forward(
-        self,
-        graph: UserItemGraph,
-        user_id: Tensor | None = None,
-        item_id: Tensor | None = None,
-        return_ego: bool = False,
-    ) -> tuple[Tensor, ...]:
+    @classmethod
+    def from_view(cls, view: InteractionData, hidden_channels: int,
+                  **kwargs: Any) -> PyGLightGCN:
+        return cls(view.edge_index, view.num_users, view.num_items,
+                   hidden_channels, **kwargs)
+
+    def forward(self, graph: UserItemGraph, user_id: Tensor | None = None,
+                item_id: Tensor | None = None) -> ModelOutput:
         # `graph` is what our own models propagate over; here it is `adj`.
-        tables = [self.model.get_embedding(self.adj)]
-        if return_ego:  # for the L2 term, which PyG's own BPR loss has too
-            tables.append(self.model.embedding.weight)
-        out: list[Tensor] = []
-        for table in tables:
-            user, item = table[:self.num_users], table[self.num_users:]
-            out.append(user if user_id is None else user[user_id])
-            out.append(item if item_id is None else item[item_id])
-        return tuple(out)
+        table = self.model.get_embedding(self.adj)
+        return ModelOutput(*self._pick(table, user_id, item_id))
+
+    def rows(self, graph: UserItemGraph, user_id: Tensor, item_id: Tensor,
+             num_ego: int = 0) -> ModelOutput:
+        out = self(graph, user_id, item_id)
+        # For the L2 term, which PyG's own BPR loss has too.
+        return ModelOutput(out.user, out.item, ego=self._pick(
+            self.model.embedding.weight, user_id, item_id[:num_ego]))
+
+    def _pick(self, table: Tensor, user_id: Tensor | None,
+              item_id: Tensor | None) -> tuple[Tensor, Tensor]:
+        user, item = table.split([self.num_users, self.num_items])
+        return (user if user_id is None else user[user_id],
+                item if item_id is None else item[item_id])
 
 
 class PyGStep:

@@ -18,7 +18,8 @@ def run(script: str, *args: str) -> str:
     path = str(BENCHMARKS / script)
     out = subprocess.run([sys.executable, path, '--quick', *args],
                          check=True, capture_output=True, text=True,
-                         env={**os.environ, 'OMP_NUM_THREADS': '1'})
+                         env={**os.environ, 'OMP_NUM_THREADS': '1',
+                              'PYTHONPATH': str(BENCHMARKS.parent)})
     return out.stdout
 
 

@@ -112,7 +112,7 @@ CASES = {
                       modalities=['visual']), V, r'visual.*\[36\]'),
     'mask shape': (lambda: build(graph(visual_mask=torch.ones(5).bool())), V,
                    r'visual_mask.*\[5\]'),
-    'mask type': (lambda: build(graph(visual_mask=torch.ones(36))), T,
+    'mask type': (lambda: build(graph(visual_mask=torch.ones(36))), V,
                   'visual_mask.*float32'),
     'user out of range': (lambda: build(graph(
         edge_index=torch.tensor([[40], [0]]))), V, 'edge_index.*user id 40'),

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from torch_promptmm import PromptMMDistiller
+from torch_promptmm.files import atomic_path
 from torch_promptmm.serve import load_student, save_student
 from torch_promptmm.serve.store import load_tensors, save_tensors
 
@@ -333,7 +334,13 @@ def test_missing_folders_are_made(fitted, tmp_path):
 
 
 def test_a_file_left_behind_by_a_kill_is_no_trouble(fitted, tmp_path):
-    (tmp_path / '.x.tmp').write_bytes(b'half')
+    # Its writer cannot be running: no process has this number.
+    with atomic_path(tmp_path / 'x') as temporary:
+        temporary.write_bytes(b'half')
+        own = f'{os.getpid()}-'
+        assert own in temporary.name
+        left = tmp_path / temporary.name.replace(own, f'{2**22 + 1}-')
+        left.write_bytes(b'half')
     fitted.save(tmp_path / 'x')
     PromptMMDistiller.load(tmp_path / 'x')
     assert os.listdir(tmp_path) == ['x']

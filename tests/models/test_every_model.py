@@ -1,6 +1,7 @@
 """One suite that every model must pass: baseline, teacher and student.
 
-A model joins by a subclass of :class:`ModelSuite`.
+A model joins by a subclass of :class:`ModelSuite`, with whatever width it
+has.
 """
 
 from __future__ import annotations
@@ -11,18 +12,26 @@ from typing import Any
 
 import pytest
 import torch
+from baselines import MF, BiasedMF, Content
 from torch.testing import assert_close
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 
 from torch_promptmm import PromptMMDistiller
+from torch_promptmm.data import held_out, read_graph
 from torch_promptmm.datasets import SyntheticMultimodal
-from torch_promptmm.evaluate import evaluate_embeddings
+from torch_promptmm.evaluate import evaluate, evaluate_embeddings
 from torch_promptmm.loader import InteractionLoader
-from torch_promptmm.models import LightGCN, as_output
+from torch_promptmm.models import LightGCN, as_output, embed
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.serve import recommend
-from torch_promptmm.train import RankingObjective, RankingTask, Task, train
+from torch_promptmm.serve import Recommender, recommend
+from torch_promptmm.train import (
+    RankingObjective,
+    RankingTask,
+    Task,
+    fit,
+    train,
+)
 
 TRAIN, VAL, TEST = SyntheticMultimodal.blocks(users_per_block=12)
 U, I, D = 48, 36, 8
@@ -32,6 +41,7 @@ GRAPH = UserItemGraph(STORE.edge_index, U, I)
 
 class ModelSuite:
     """Subclasses make a task (and so its model) from a seed."""
+    epochs = 10  # In which it learns the blocks.
 
     def make(self, seed: int = 0) -> Task:
         raise NotImplementedError
@@ -54,11 +64,13 @@ class ModelSuite:
 
     def test_shapes(self):
         task = self.make()
+        width = self.model(task).width
         user, item = task.embeddings()
-        assert user.shape == (U, D) and item.shape == (I, D)
-        assert not user.requires_grad and not item.requires_grad
+        assert user.shape == (U, width) and item.shape == (I, width)
         out = as_output(self.model(task)(GRAPH))
-        assert out.user.shape == (U, D) and out.item.shape == (I, D)
+        assert out.user.shape == (U, width) and out.item.shape == (I, width)
+        for pair in out.modalities.values():
+            assert pair[0].size(0) == U and pair[1].size(0) == I
         if task.score == 'cosine':
             assert_close(user.norm(dim=1), torch.ones(U))
 
@@ -106,7 +118,8 @@ class ModelSuite:
         # The nine items of a user's block, six of them trained on, come
         # before those of the others.
         task, losses = self.make(), []
-        train(task, epochs=10, lr=0.02, batch_size=64, seed=0, progress=False,
+        train(task, epochs=self.epochs, lr=0.02, batch_size=64, seed=0,
+              progress=False,
               callback=lambda record: losses.append(record['loss']))
         assert losses[-1] < losses[0]
         out = evaluate_embeddings(*task.embeddings(), STORE.edge_index, k=9)
@@ -127,6 +140,46 @@ class ModelSuite:
             assert torch.equal(value, wanted[key]), key
 
     # Use
+
+    def test_embeddings_are_no_live_tensors(self):
+        task = self.make()
+        out = task.embeddings()
+        before = [x.clone() for x in out]
+        for x in out:
+            assert not x.requires_grad and x.grad_fn is None
+        with torch.no_grad():
+            for parameter in self.model(task).parameters():
+                parameter.add_(1.0)
+        assert_close(out, tuple(before), rtol=0, atol=0)
+        assert not torch.equal(task.embeddings()[0], before[0])
+
+    def test_one_call_each(self):
+        # fit, evaluate and Recommender take the bare model.
+        model = copy.deepcopy(self.model(self.make()))
+        history = fit(model, TRAIN, VAL, epochs=2, batch_size=64, seed=0,
+                      num_negatives=16, progress=False)
+        assert len(history) == 2
+        out = evaluate(model, TEST, k=5)
+        rec = Recommender.from_model(model, TRAIN)
+        graph = UserItemGraph(TEST['user', 'interacts', 'item'].edge_index,
+                              U, I)
+        user, item = embed(model, graph, model.score)
+        assert_close(rec.user_emb, user)
+        view = read_graph(TEST)
+        assert out == evaluate_embeddings(user, item, held_out(view),
+                                          view.edge_index, k=5)
+
+    def test_configuration_gives_the_same_shapes(self):
+        model = self.model(self.make())
+        other = type(model)(**model.config())
+        assert {k: x.shape for k, x in other.state_dict().items()} == {
+            k: x.shape for k, x in model.state_dict().items()}
+        model = copy.deepcopy(model)
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, 7.0)
+        model.reset_parameters()
+        for name, parameter in model.named_parameters():
+            assert not (parameter == 7.0).any(), name
 
     def test_state_round_trip(self, tmp_path):
         task, other = self.trained(), self.make(seed=1)
@@ -173,6 +226,27 @@ class TestLightGCN(ModelSuite):
 
 class TestLightGCNSoftmax(TestLightGCN):
     ranking_loss = 'softmax'
+
+
+class TestMF(ModelSuite):
+    epochs = 100
+    cls: type[MF] = MF
+    objective: dict[str, Any] = {'ranking_loss': 'softmax',
+                                 'num_negatives': 16}
+
+    def make(self, seed: int = 0) -> Task:
+        return RankingTask(self.cls.from_data(TRAIN, D, seed=seed), GRAPH,
+                           STORE.edge_index, l2=1e-3,
+                           objective=RankingObjective(**self.objective))
+
+
+class TestBiasedMF(TestMF):
+    cls = BiasedMF
+    objective = {'ranking_loss': 'bpr'}
+
+
+class TestContent(TestMF):
+    cls = Content
 
 
 class TestTeacher(ModelSuite):

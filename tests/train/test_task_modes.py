@@ -55,13 +55,15 @@ def test_a_teacher_with_dropout_in_the_loop() -> None:
         seen.append(have[0])
         return {'recall@20': float(len(seen))}
 
-    # The hook of a module that is called in each step.
-    teacher.register_forward_pre_hook(
+    # The hook of a part that steps and embeddings call alike; dropout is
+    # in another one.
+    teacher.backbone.conv.register_forward_pre_hook(
         lambda module, _: modes.append(
-            (torch.is_grad_enabled(), module.training)))
+            (torch.is_grad_enabled(), teacher.training,
+             teacher.reduction('visual').training)))
     train(task, epochs=3, batch_size=100, progress=False, seed=0,
           validate=validate)
     assert len(seen) == 3
     assert not torch.equal(seen[0], seen[-1])  # It did learn.
-    assert {training for steps, training in modes if steps} == {True}
-    assert {training for steps, training in modes if not steps} == {False}
+    assert {mode[1:] for mode in modes if mode[0]} == {(True, True)}
+    assert {mode[1:] for mode in modes if not mode[0]} == {(False, False)}

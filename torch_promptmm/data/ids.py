@@ -26,7 +26,7 @@ class IdMap:
     of row :math:`i`.
 
     It lies on a graph as :obj:`data['user'].raw_id`, a plain object which
-    :obj:`.to()`, :obj:`copy.copy` and
+    :obj:`data.to()`, :obj:`copy.copy` and
     :class:`~torch_geometric.transforms.RandomLinkSplit` leave alone.
 
     .. code-block:: python

@@ -83,8 +83,8 @@ def checked_parts(
     student: LightGCN,
     prompt: SoftPrompt | None,
 ) -> tuple[RankingModel | None, SoftPrompt | None]:
-    r"""Returns the teacher as a model and the prompt that opens it, which is
-    put into the teacher where it is another one.
+    r"""Returns the teacher as a model, and its prompt. Another prompt is put
+    into the teacher.
 
     Raises:
         TypeError: If a part is of another class.
@@ -115,8 +115,8 @@ def checked_parts(
 
 
 def reset_parameters(*modules: torch.nn.Module | None) -> None:
-    r"""Resets all learnable parameters of modules, and says which cannot
-    be."""
+    r"""Resets all learnable parameters of modules, and warns of those that
+    cannot be reset."""
     for module in modules:
         if module is None:
             continue

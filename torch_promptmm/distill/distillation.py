@@ -2,39 +2,18 @@ r"""A distillation: its parts, what they were trained on, and the stages."""
 
 from __future__ import annotations
 
-import inspect
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from tqdm.auto import tqdm
 
-from torch_promptmm.checks import (
-    check_bool,
-    check_choice,
-    check_device,
-    check_path,
-)
-from torch_promptmm.data import (
-    IdMap,
-    InteractionData,
-    check_same_entities,
-    held_out,
-    id_maps,
-    known_interactions,
-    read_graph,
-)
-from torch_promptmm.data.contract import check_edge_type
-from torch_promptmm.distill.choice import choose_fusion
-from torch_promptmm.distill.content_stages import (
-    EnsembleStage,
-    ListStage,
-    cosine_adam,
-)
+from torch_promptmm.checks import check_choice, check_device
+from torch_promptmm.data import IdMap, InteractionData, held_out, id_maps
+from torch_promptmm.data import read_graph
+from torch_promptmm.data.contract import check_edge_type, known_interactions
+from torch_promptmm.distill.content_stages import EnsembleStage, ListStage
 from torch_promptmm.distill.stages import (
     Parts,
     Stage,
@@ -48,22 +27,12 @@ from torch_promptmm.loader import Batch
 from torch_promptmm.models import Ensemble, RankingModel, embed
 from torch_promptmm.models.base import Pair
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.seeding import seeded
-from torch_promptmm.train import (
-    History,
-    Task,
-    Validation,
-    load_checkpoint,
-    load_weights,
-    train,
-)
-from torch_promptmm.train.validation import METRIC, cut_off, same_edges
+from torch_promptmm.train import Task
+from torch_promptmm.train.validation import same_edges
 
 STAGES = ('teacher', 'student')
 NO_TEACHER = ('The teacher is of a class that is not ours and was not given: '
               'PromptMMDistiller.load(path, teacher=module)')
-_NOT_OURS = ('task', 'validate', 'name', 'module')
-_OF_LOSS = ('lr', 'batch_size', 'weight_decay', 'optimizer', 'scheduler')
 
 
 class Seen(NamedTuple):
@@ -189,6 +158,14 @@ class Distillation:
                     objective.score)
         return self.teacher.score or objective.score
 
+    def run_names(self, stage: str) -> list[str]:
+        r"""Returns the names of the runs of a stage, one for each task."""
+        teacher = self.parts.teacher
+        num = len(teacher.members) if isinstance(teacher, Ensemble) else 1
+        if stage != 'teacher' or num == 1:
+            return [stage]
+        return [f'{stage} {i + 1} of {num}' for i in range(num)]
+
     def stage(self, name: str, saved: Pair | None = None) -> Stage:
         r"""Returns a stage of these parts."""
         if name == 'teacher':
@@ -269,143 +246,3 @@ class Distillation:
                 "evaluated on its training graph alone: call "
                 "'prepare(train_data)' first")
         self.teacher.give_features(self.read(data, need_features=True))
-
-    def fit(self, train_data: HeteroData, val_data: HeteroData | None,
-            checkpoint: str | os.PathLike | None, resume: bool,
-            **kwargs: Any) -> dict[str, History]:
-        r"""Runs both stages; a resumed run goes on in the one that its
-        checkpoint is of."""
-        state = _checkpoint(checkpoint, resume)
-        teacher = None
-        if state is not None and state['name'] == 'student':
-            if 'teacher' not in state['notes']:
-                raise ValueError(f"'checkpoint' {str(checkpoint)!r} is of "
-                                 f"'fit_student' alone: resume that")
-            teacher = History.from_state(state['notes']['teacher'])
-        if teacher is None:
-            teacher = self.fit_stage('teacher', train_data, val_data,
-                                     checkpoint=checkpoint, resume=resume,
-                                     **kwargs)
-            resume = False
-        if self.parts.settings.knowledge == 'lists':
-            # What suits interactions does not suit lists: see the settings.
-            kwargs = {k: v for k, v in kwargs.items() if k not in _OF_LOSS}
-            most = self.parts.settings.list_epochs
-            kwargs['epochs'] = min(kwargs.get('epochs', most), most)
-        student = self.fit_stage('student', train_data, val_data,
-                                 checkpoint=checkpoint, resume=resume,
-                                 notes={'teacher': teacher.state()}, **kwargs)
-        return {'teacher': teacher, 'student': student}
-
-    def fit_stage(
-        self,
-        stage: str,
-        train_data: HeteroData,
-        val_data: HeteroData | None = None,
-        device: Any = None,
-        metric: str = METRIC,
-        seed: int | None = None,
-        checkpoint: str | os.PathLike | None = None,
-        resume: bool = False,
-        **kwargs: Any,
-    ) -> History:
-        r"""Runs a stage."""
-        known_arguments = inspect.signature(train).parameters
-        for name in kwargs:
-            if name not in known_arguments or name in _NOT_OURS:
-                raise TypeError(f"{name!r} is no argument of 'fit'")
-        train_view = self.read(train_data, name='train_data')
-        val_view = positives = None
-        cut_off(metric, train_view.num_items)
-        if val_data is not None:
-            val_view = self.read(val_data, name='val_data')
-            check_same_entities(train_view, val_view)
-            positives = held_out(val_view)
-        names = self._run_names(stage)
-        state = _checkpoint(checkpoint, resume)
-        if state is not None and state['name'] in names:
-            # Before 'prepare', which computes tables of the weights.
-            self._load_weights(state['module'], str(checkpoint))
-        with seeded(seed, self.device):
-            self.prepare(train_data, stage, device)
-        assert self.prepared is not None
-        tasks, training = self.prepared[1], self.module.training
-        notes, histories = dict(kwargs.pop('notes', {})), []
-        try:
-            for number, (name, task) in enumerate(zip(names, tasks,
-                                                      strict=True)):
-                if not any(p.requires_grad for p in task.parameters()):
-                    raise ValueError(f"'{stage}' has no parameter to train (a "
-                                     f"fixed teacher needs 'fit_student' "
-                                     f"alone)")
-                if state is not None and name in state['notes']:
-                    notes[name] = state['notes'][name]
-                    histories.append(History.from_state(notes[name]))
-                    continue  # Trained before the run was killed.
-                validate = None
-                if val_view is not None and positives is not None:
-                    validate = Validation(task, val_view, positives, metric)
-                histories.append(train(
-                    task, validate=validate, metric=metric,
-                    seed=None if seed is None else seed + number,
-                    checkpoint=checkpoint, name=name, module=self.module,
-                    resume=resume and (state is None
-                                       or state['name'] == name),
-                    notes=dict(notes), **self._options(stage, kwargs)))
-                notes[name] = histories[-1].state()
-        finally:
-            self.module.train(training)
-        if stage != 'teacher' or not isinstance(self.teacher, Ensemble):
-            return histories[0]
-        return self._of_ensemble(histories, val_view, positives,
-                                 kwargs.get('progress', True))
-
-    def _run_names(self, stage: str) -> list[str]:
-        teacher = self.parts.teacher
-        num = len(teacher.members) if isinstance(teacher, Ensemble) else 1
-        if stage != 'teacher' or num == 1:
-            return [stage]
-        return [f'{stage} {i + 1} of {num}' for i in range(num)]
-
-    def _options(self, stage: str, given: dict[str, Any]) -> dict[str, Any]:
-        out = {**self.stage(stage).options(), **given}
-        if stage == 'student' and self.parts.settings.knowledge == 'lists':
-            made = cosine_adam(out['lr'], out['epochs'])
-            out = {**made, **out}
-        return out
-
-    def _of_ensemble(self, histories: list[History],
-                     view: InteractionData | None, positives: Tensor | None,
-                     progress: bool) -> History:
-        r"""Chooses the weights of an ensemble whose members are trained, and
-        puts their histories in a row."""
-        out = History([{'member': number, **record}
-                       for number, each in enumerate(histories)
-                       for record in each])
-        if view is not None and positives is not None:
-            assert isinstance(self.teacher, Ensemble)
-            fusion, recall = choose_fusion(
-                self.teacher, self.require_seen().graph,
-                positives.to(self.device), view.edge_index.to(self.device))
-            out.chosen = {**asdict(fusion), 'recall@20': recall}
-            if progress:
-                tqdm.write(f'teacher: {fusion}, validation Recall@20 '
-                           f'{recall:.4f}')
-        return out
-
-    def _load_weights(self, state: dict[str, Tensor], path: str) -> None:
-        prefix = 'projections.'
-        self.parts.projections.add_from({
-            key.removeprefix(prefix): value
-            for key, value in state.items() if key.startswith(prefix)
-        }, self.device)
-        load_weights(self.module, state, f"'checkpoint' {path!r}")
-
-
-def _checkpoint(path: Any, resume: bool) -> dict[str, Any] | None:
-    check_bool('resume', resume)
-    if path is not None:
-        check_path('checkpoint', path)
-    elif resume:
-        raise ValueError("'resume=True' needs 'checkpoint=path'")
-    return load_checkpoint(path) if resume else None

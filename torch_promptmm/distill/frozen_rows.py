@@ -19,8 +19,7 @@ from torch_promptmm.nn.propagation import propagate
 
 
 class ConstantTables:
-    r"""The outputs of a teacher that does not change, of which rows are
-    looked up.
+    r"""The outputs of a teacher that does not change: rows are looked up.
 
     Args:
         output (tuple): Users, items, and optionally the modalities, as a
@@ -37,7 +36,6 @@ class ConstantTables:
                 name: (take(x_user, user_id), take(x_item, item_id))
                 for name, (x_user, x_item) in modalities.items()
             })
-
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> ConstantTables:
         r"""Returns the tables with :obj:`fn` applied to each of them."""

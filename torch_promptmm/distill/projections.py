@@ -12,8 +12,8 @@ FUSED = 'fused'
 
 
 class Projections(torch.nn.ModuleDict):
-    r"""Linear maps of the student's embeddings to the width of what they are
-    compared with, where that is another one.
+    r"""Linear maps from the student's embeddings to the teacher's width,
+    where the widths differ.
 
     Args:
         channels (int): The width of the student.

@@ -100,7 +100,7 @@ class Settings:
         propagate_features (bool, optional): Propagate the features once
             before stage 1, which makes its steps cheaper at the price of a
             table in half precision; see
-            :class:`~torch_promptmm.nn.PropagatedFeatures`.
+            :class:`~torch_promptmm.models.PropagatedFeatures`.
             (default: :obj:`False`)
     """
     ranking_loss: str = 'softmax'

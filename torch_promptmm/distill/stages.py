@@ -124,7 +124,7 @@ class TeacherStage(Stage):
 
 
 class StudentStage(Stage):
-    r"""Stage 2: the student learns to rank as the frozen teacher does, whose
+    r"""Stage 2: the student learns to rank as the frozen teacher does; the
     prompt is tuned along.
 
     Args:

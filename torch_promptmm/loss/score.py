@@ -1,5 +1,5 @@
-r"""The score functions: how embeddings become scores; and what scores must
-look like."""
+r"""The score functions: how embeddings become scores, and the checks of
+scores."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class ListMask:
 
 
 class ScoreLists:
-    r"""The scores of ranking lists, over a temperature, and what several
-    losses need of them, computed once.
+    r"""The scores of ranking lists, divided by a temperature. What several
+    losses need of them is computed once.
 
     Args:
         positive (torch.Tensor): Scores of the positives :math:`(B)`.

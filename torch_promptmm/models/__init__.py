@@ -1,11 +1,9 @@
 r"""Models: whole recommenders, one file each, on one protocol."""
 
-from torch_promptmm.models.base import (
+from torch_promptmm.models.base import ModelOutput, RankingModel, as_output
+from torch_promptmm.models.door import (
     ForeignModel,
-    ModelOutput,
-    RankingModel,
     as_model,
-    as_output,
     check_output,
     embed,
 )

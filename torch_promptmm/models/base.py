@@ -3,7 +3,6 @@ serving rely on."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +13,6 @@ from torch_geometric.typing import Adj
 
 from torch_promptmm.data import InteractionData, read_graph
 from torch_promptmm.loader import Batch, BatchSpec
-from torch_promptmm.loss import as_scored
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.prompt import SoftPrompt
@@ -118,8 +116,8 @@ class RankingModel(torch.nn.Module):
     @classmethod
     def from_view(cls: type[Model], view: InteractionData,
                   hidden_channels: int, **kwargs: Any) -> Model:
-        r"""Builds a model from a graph that was read; a model that computes
-        something of it overrides it.
+        r"""Builds a model from a graph that is read. A model that computes
+        something from the graph overrides it.
 
         Args:
             view (InteractionData): The training graph.
@@ -177,7 +175,7 @@ class RankingModel(torch.nn.Module):
         num_ego: int = 0,
     ) -> ModelOutput:
         r"""Returns the rows of a training step. A model with tables
-        overrides it to name the rows of these, on which the L2 term falls.
+        overrides it to return their rows too, for the L2 term.
 
         Args:
             graph (UserItemGraph): The graph that is trained on.
@@ -206,7 +204,7 @@ class RankingModel(torch.nn.Module):
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
         r"""Sets the raw features of all items, by reference. A model that
-        computes something of them overrides it.
+        computes something from them overrides it.
 
         Args:
             features (dict): Features :math:`(|\mathcal{I}|, d_m)` of each
@@ -221,12 +219,8 @@ class RankingModel(torch.nn.Module):
     def select_features(
         self, view: InteractionData
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        r"""Returns those features and masks of a graph that the model
-        reads.
-
-        Raises:
-            ValueError: If one of its modalities is not there.
-        """
+        r"""Returns those features and masks of a graph that the model reads,
+        or raises a :obj:`ValueError`."""
         for name in self.modalities:
             if name not in view.features:
                 raise ValueError(f"'data' lacks the modality {name!r} of the "
@@ -240,13 +234,22 @@ class RankingModel(torch.nn.Module):
             self.item_features.release()
 
     def give_features(self, view: InteractionData) -> None:
-        r"""Takes the features that the model reads from a graph."""
-        if self.modalities:
-            self.set_features(*self.select_features(view))
+        r"""Takes the features that the model reads from a graph, if these
+        are others than it has."""
+        if self.item_features is None:
+            return
+        features, masks = self.select_features(view)
+        if not self.item_features.holds(features, masks):
+            self.set_features(features, masks)
 
     def cache_features(self, graph: UserItemGraph | None) -> None:
-        r"""Computes what makes steps on a graph cheaper at the price of
-        memory, where the model knows of such; :obj:`None` lets go of it."""
+        r"""Spends memory to make steps on a graph cheaper, where the model
+        knows a way; :obj:`None` frees it."""
+
+    def keep_score(self, score: str) -> None:
+        r"""Writes down the score function that the model is trained
+        with."""
+        self.score = score
 
     def config(self) -> dict[str, Any]:
         r"""Returns plain values: :obj:`cls(**config)` has the same
@@ -261,90 +264,6 @@ class RankingModel(torch.nn.Module):
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         raise NotImplementedError
-
-
-class ForeignModel(RankingModel):
-    r"""Any module that yields embeddings, as a :class:`RankingModel`. The L2
-    term falls on its output rows.
-
-    Args:
-        module (torch.nn.Module): :obj:`module(graph)` yields user and item
-            embeddings, and, optionally, those of modalities.
-        name (str, optional): What to call it in an error.
-            (default: :obj:`"model"`)
-    """
-    def __init__(self, module: torch.nn.Module, name: str = 'model') -> None:
-        super().__init__(0, 0)  # Its sizes are known when it is called.
-        self.module, self.name = module, name
-
-    def forward(
-        self,
-        graph: Adj | UserItemGraph,
-        user_id: Tensor | None = None,
-        item_id: Tensor | None = None,
-    ) -> ModelOutput:
-        out = as_output(self.module(graph), self.name)
-        return ModelOutput(take(out.user, user_id), take(out.item, item_id), {
-            name: (take(user, user_id), take(item, item_id))
-            for name, (user, item) in out.modalities.items()
-        })
-
-
-def saved_config(model: torch.nn.Module | None) -> dict[str, Any] | None:
-    r"""Returns the name and the configuration of a model whose class is
-    ours; :obj:`None` of another one."""
-    if not isinstance(model, RankingModel) or type(model) not in _classes():
-        return None
-    return {'class': type(model).__name__, **model.config()}
-
-
-def model_from_config(config: Mapping[str, Any]) -> RankingModel:
-    r"""Builds a model from :func:`saved_config`, without its weights. No
-    class but ours is looked up."""
-    arguments = dict(config)
-    name = arguments.pop('class')
-    for cls in _classes():
-        if cls.__name__ == name:
-            return cls.from_config(arguments)
-    raise ValueError(f"'{name}' is no model of torch_promptmm")
-
-
-def _classes(base: type[RankingModel] = RankingModel
-             ) -> list[type[RankingModel]]:
-    room = __name__.rpartition('.')[0] + '.'
-    out = []
-    for cls in base.__subclasses__():
-        out += [cls] if cls.__module__.startswith(room) else []
-        out += _classes(cls)
-    return [cls for cls in out if cls is not ForeignModel]
-
-
-def as_model(module: Any, name: str = 'model') -> RankingModel:
-    r"""Returns a module as a :class:`RankingModel`. This is the one door for
-    modules of other classes; nothing behind it asks for a class.
-
-    Raises:
-        TypeError: If it is no module.
-        ValueError: If it is wrapped for data parallelism, which would be
-            left out of the training step.
-    """
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"'{name}' must be a torch.nn.Module (got "
-                        f"'{type(module).__name__}')")
-    if isinstance(module, RankingModel):
-        return module
-    inner = getattr(module, '_orig_mod', None)
-    if isinstance(inner, RankingModel):
-        warnings.warn(f"'{name}' is compiled; a training step calls it "
-                      f"uncompiled. Compile the task instead: "
-                      f"torch.compile(RankingTask(...))", stacklevel=3)
-        return inner
-    if isinstance(module, (torch.nn.DataParallel,
-                           torch.nn.parallel.DistributedDataParallel)):
-        raise ValueError(f"'{name}' must not be wrapped (got "
-                         f"'{type(module).__name__}'): wrap the task or the "
-                         f"distiller instead, which compute the loss")
-    return ForeignModel(module, name)
 
 
 def as_output(output: Any, name: str = 'model') -> ModelOutput:
@@ -363,54 +282,15 @@ def as_output(output: Any, name: str = 'model') -> ModelOutput:
         raise TypeError(message)
     user, item = output[:2]
     modalities = output[2] if len(output) == 3 else {}
-    if not (isinstance(user, Tensor) and isinstance(item, Tensor)
-            and isinstance(modalities, dict)):
+    if not (_is_pair((user, item)) and isinstance(modalities, Mapping)
+            and all(map(_is_pair, modalities.values()))):
         raise TypeError(message)
     return ModelOutput(user, item, modalities)
 
 
-def check_output(output: ModelOutput, sizes: tuple[int, int],
-                 name: str = 'model') -> ModelOutput:
-    r"""Returns what a model yields if there is a row for each user and
-    item, of which :obj:`sizes` are the numbers."""
-    pairs = {'': (output.user, output.item), **output.modalities}
-    for modality, pair in pairs.items():
-        of = f' for modality {modality!r}' if modality else ''
-        for what, x, rows in zip(('user', 'item'), pair, sizes, strict=True):
-            if x.dim() != 2 or x.size(0) != rows:
-                raise ValueError(
-                    f"'{name}' must yield {what} embeddings of shape "
-                    f"[{rows}, channels]{of} (got {list(x.shape)})")
-    return output
-
-
-@torch.no_grad()
-def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
-          name: str = 'model') -> tuple[Tensor, Tensor]:
-    r"""Returns the user and item embeddings of a model in evaluation mode,
-    as the score function sees them: their dot product is the score. They
-    share no memory with the model's parameters.
-
-    Args:
-        model (torch.nn.Module): The model.
-        graph (UserItemGraph): What is propagated over.
-        score (str): :obj:`"dot"` or :obj:`"cosine"`.
-        name (str, optional): What to call it in an error.
-            (default: :obj:`"model"`)
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        output = as_output(model(graph), name)
-    finally:
-        model.train(was_training)
-    check_output(output, (graph.num_users, graph.num_items), name)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    user, item = (as_scored(x, score).detach()
-                  for x in (output.user, output.item))
-    return tuple(  # type: ignore[return-value]
-        x.clone() if x.untyped_storage().data_ptr() in own else x
-        for x in (user, item))
+def _is_pair(value: Any) -> bool:
+    return (isinstance(value, (tuple, list)) and len(value) == 2
+            and all(isinstance(x, Tensor) for x in value))
 
 
 def take(x: Tensor, index: Tensor | None) -> Tensor:

@@ -15,11 +15,10 @@ from torch_promptmm.models.base import (
     Pair,
     RankingModel,
     as_output,
-    model_from_config,
-    saved_config,
     take,
 )
 from torch_promptmm.models.content_expert import ContentExpert
+from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.nn.compression import compress

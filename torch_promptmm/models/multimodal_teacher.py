@@ -158,7 +158,7 @@ class MultimodalTeacher(RankingModel):
 
     @property
     def prompt(self) -> SoftPrompt | None:
-        r"""The prompt, shared with whoever trains it; not a submodule."""
+        r"""The prompt. It is shared, and so not a submodule."""
         return self.__dict__['_prompt']
 
     @prompt.setter
@@ -175,12 +175,15 @@ class MultimodalTeacher(RankingModel):
         r"""Puts another prompt into the teacher, with the statistics that
         depend on it."""
         width = self.reduction(self.modalities[0]).prompt_channels
-        have = (prompt.num_items, prompt.channels)
-        if have != (self.num_items, width):
+        if (prompt.num_items, prompt.channels) != (self.num_items, width):
             raise ValueError(f"'prompt' must be of {self.num_items} items and "
                              f"{width} channels, as the teacher (got "
-                             f"{have[0]} and {have[1]})")
+                             f"{prompt.num_items} and {prompt.channels})")
         self.prompt = prompt
+
+    def _apply(self, *args: Any, **kwargs: Any) -> MultimodalTeacher:
+        self.propagated = None  # Over a graph where the model was before.
+        return super()._apply(*args, **kwargs)
 
     @property
     def width(self) -> int:
@@ -291,9 +294,8 @@ class MultimodalTeacher(RankingModel):
             return reduction.affine_context(self.prompt.matrix)
         if reduction.normalize != 'row':
             return None
-        self.item_features.require()
-        return reduction.context(self.features[name], prompt,
-                                 self.masks.get(name))
+        x, mask = self.item_features.rows(name)
+        return reduction.context(x, prompt, mask)
 
     def fuse(self, user: Tensor, item: Tensor,
              modalities: dict[str, tuple[Tensor, Tensor]]) -> TeacherOutput:
@@ -308,13 +310,10 @@ class MultimodalTeacher(RankingModel):
                 user, item = add(user, part_user), add(item, part_item)
         return ModelOutput(user, item, modalities)
 
-    def propagate(
-        self,
-        x: Mapping[str, Tensor],
-        graph: UserItemGraph,
-        user_id: Tensor | None = None,
-        item_id: Tensor | None = None,
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    def propagate(self, x: Mapping[str, Tensor], graph: UserItemGraph,
+                  user_id: Tensor | None = None,
+                  item_id: Tensor | None = None
+                  ) -> dict[str, tuple[Tensor, Tensor]]:
         r"""Applies :math:`\mathbf{T}` to the item features
         :math:`(|\mathcal{I}|, *)` of several modalities, side by side in one
         sparse product."""
@@ -339,8 +338,8 @@ class MultimodalTeacher(RankingModel):
         graph = as_graph(graph, self.num_users, self.num_items, weight.device,
                          weight.dtype, batch=True)
         user, item = self.backbone(graph, user_id, item_id)
-        return self.fuse(user, item, self._modalities(graph, user_id,
-                                                      item_id))
+        return self.fuse(user, item,
+                         self._modalities(graph, user_id, item_id))
 
     def rows(
         self,

@@ -92,8 +92,8 @@ class _MatMul(torch.autograd.Function):
 
 
 class FixedProduct:
-    r"""Products :math:`\mathbf{X} \mathbf{W}^{\top}` of many matrices with one
-    that stays, without a gradient; see :func:`matmul`.
+    r"""Products :math:`\mathbf{X} \mathbf{W}^{\top}` of many matrices with the
+    same one, without a gradient; see :func:`matmul`.
 
     Args:
         weight (torch.Tensor): :math:`\mathbf{W}` :math:`(n, k)`.

@@ -29,9 +29,9 @@ def row_slices(x: Tensor) -> Iterator[slice]:
 
 def row_blocks(x: Tensor, like: Tensor,
                dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    r"""Yields slices of rows and these rows of :obj:`x`, in the given type
-    and on the device of :obj:`like`; all at once where nothing is to be
-    converted."""
+    r"""Yields slices and the rows of :obj:`x` in them, in the given type and
+    on the device of :obj:`like`. Where nothing has to be converted, one slice
+    holds all rows."""
     if x.dtype == dtype and x.device == like.device:
         yield slice(0, x.size(0)), x
         return
@@ -40,8 +40,8 @@ def row_blocks(x: Tensor, like: Tensor,
 
 
 def _product_type(x: Tensor, like: Tensor) -> torch.dtype:
-    r"""The type that features are multiplied in: that of the parameters, or
-    their own, where they are kept in what autocast asks for."""
+    r"""The type in which features are multiplied: the parameters' type, or
+    the features' own where that is the one that autocast asks for."""
     kind = like.device.type
     if (torch.amp.is_autocast_available(kind)
             and torch.is_autocast_enabled(kind)

@@ -17,13 +17,11 @@ class _ByReference(dict[str, Tensor]):
 
 
 class ItemFeatures(torch.nn.Module):
-    r"""The raw features of all items, which a model that reads content
-    holds.
+    r"""The raw features of all items, for models that read content.
 
     They are held by reference: they are no buffers, are not in the state,
-    stay on their device, and copies of a module share them. A model that was
-    loaded from a file has none until :meth:`set` gives them again, and
-    :meth:`require` says so.
+    stay on their device, and copies of a module share them. A model from a
+    file has none: :meth:`require` says so, and :meth:`set` gives them again.
 
     Args:
         in_channels (dict): The width :math:`d_m` of each modality.
@@ -50,7 +48,7 @@ class ItemFeatures(torch.nn.Module):
 
     @property
     def available(self) -> bool:
-        r"""Whether the features are here."""
+        r"""Whether the features are set."""
         return len(self.tensors) > 0
 
     def set(self, features: Mapping[str, Tensor],
@@ -99,12 +97,21 @@ class ItemFeatures(torch.nn.Module):
         return (x[item_id.to(x.device)],
                 None if mask is None else mask[item_id.to(mask.device)])
 
+    def holds(self, features: Mapping[str, Tensor],
+              masks: Mapping[str, Tensor]) -> bool:
+        r"""Whether just these tensors are here."""
+        return all(
+            have.keys() == given.keys() and all(
+                have[name] is given[name] for name in have)
+            for have, given in ((self.tensors, features),
+                                (self.masks, masks)))
+
     def release(self) -> None:
         r"""Lets go of the features."""
         self.tensors, self.masks = _ByReference(), _ByReference()
 
     def require(self) -> None:
-        r"""Raises a :obj:`ValueError` if the features are not here."""
+        r"""Raises a :obj:`ValueError` if the features are not set."""
         if not self.available:
             raise ValueError(
                 'The model has no item features, which are never saved with '

@@ -24,7 +24,7 @@ class LightGCNConv(torch.nn.Module):
     equal in value and gradient to :class:`torch_geometric.nn.LGConv` on the
     square graph of both. With :obj:`weights` it computes a weighted sum of
     several steps at once, :math:`\sum_l w_l \mathbf{A}^l \mathbf{X}`, as
-    :class:`LightGCNStudent` does.
+    :class:`~torch_promptmm.models.LightGCN` does.
 
     Args:
         weights (sequence of float, optional): :math:`w_0, \ldots, w_L`.

@@ -109,7 +109,7 @@ def _propagate_all(
 
 
 class _Selection(NamedTuple):
-    r"""Rows that are wanted, some of them perhaps several times."""
+    r"""Rows to compute, some of them perhaps asked for several times."""
     asked: Tensor  # As they were asked for.
     row: Tensor  # The distinct ones among them, sorted.
     name: Tensor  # Of each row of the table, its number among those, or n.
@@ -120,8 +120,8 @@ class _Selection(NamedTuple):
         return self._replace(asked=self.asked[:num], back=self.back[:num])
 
     def collect(self, grad: Tensor) -> Tensor:
-        r"""Adds up the gradients of rows that are one; a row of zeros stands
-        at the end, for all rows that were not wanted."""
+        r"""Adds up the gradients of equal rows. A row of zeros follows, for
+        all rows that were not asked for."""
         out = grad.new_zeros(self.row.numel() + 1, grad.size(1))
         return add_rows_(out, self.back, grad)
 
@@ -267,8 +267,8 @@ def _step_back(matrix: CSRMatrix, grad: Tensor | None,
                select: _Selection | None, add: Tensor | None,
                add_select: _Selection | None,
                beta: float) -> Tensor | None:
-    r"""The same, where :obj:`grad` and :obj:`add` hold the selected rows of
-    matrices that are zero elsewhere."""
+    r"""The same, where :obj:`grad` and :obj:`add` hold the selected rows; all
+    other rows are zero."""
     if grad is None:
         return _add(None, add, add_select, matrix.shape[0], beta)
     if select is not None:
@@ -295,8 +295,8 @@ def _add(out: Tensor | None, x: Tensor | None, select: _Selection | None,
 
 
 def _share(matrix: CSRMatrix, row: Tensor) -> float:
-    r"""An estimate of the share of the non-zeros that rows hold, without
-    waiting for the device."""
+    r"""Estimates which share of the non-zeros the rows hold, without waiting
+    for the device."""
     if matrix.crow.is_cuda:
         return row.numel() / max(matrix.shape[0], 1)
     count = matrix.crow[row + 1] - matrix.crow[row]

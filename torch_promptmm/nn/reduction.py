@@ -25,7 +25,7 @@ _EPSILON = 1e-12  # Added to squared norms.
 
 
 class PromptContext(NamedTuple):
-    r"""What a prompt does to a modality, independently of the rows.
+    r"""What a prompt does to a modality, the same for all rows.
 
     Attributes:
         matrix (torch.Tensor): :math:`\mathbf{C} = \mathbf{P}^{\top}
@@ -125,7 +125,7 @@ class PromptedReduction(torch.nn.Module):
         basis: Tensor | None = None,
         standardize: bool = True,
     ) -> None:
-        r"""Computes what is kept of the features.
+        r"""Computes the statistics that are kept of the features.
 
         These are the mean, the scale, the number of items and, with the
         basis :math:`\mathbf{Z}` of an affine prompt, :math:`\mathbf{G} =
@@ -225,8 +225,8 @@ class PromptedReduction(torch.nn.Module):
         return masked_rows(y, mask)
 
     def prompt_scale(self, num_items: int) -> float:
-        r"""Returns :math:`\lambda_1`, over the number of items that the
-        prompt's context is a sum over, if so normalised."""
+        r"""Returns :math:`\lambda_1`; with :obj:`normalize="size"` it is
+        divided by the number of items in the prompt's context."""
         if self.normalize == 'size':
             return self.prompt_weight / max(num_items, 1)
         return self.prompt_weight

@@ -14,7 +14,7 @@ from torch_promptmm.distill import Projections, Settings
 from torch_promptmm.distill.build import checked_parts
 from torch_promptmm.distill.distillation import Seen
 from torch_promptmm.models import LightGCN
-from torch_promptmm.models.base import model_from_config, saved_config
+from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.feature_projections import FeatureProjection
 from torch_promptmm.nn.functional import modality_key

@@ -1,4 +1,4 @@
-r"""What is served: embeddings, and what to recommend from them."""
+r"""What serves: embeddings, and recommendations from them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
-from torch_promptmm.data import (
-    IdMap,
-    id_maps,
-    known_interactions,
-    read_graph,
-)
-from torch_promptmm.models import as_model, embed
-from torch_promptmm.nn import UserItemGraph, unit_rows
+from torch_promptmm.data import IdMap, id_maps, known_interactions
+from torch_promptmm.evaluate import embed_view, read_for
+from torch_promptmm.models import as_model
+from torch_promptmm.nn import unit_rows
 from torch_promptmm.serve.recommend import recommend
 
 
 class Recommender:
-    r"""A frozen result that recommends: one vector for each user and item,
-    whose dot product is the score, with what the users know and the ids that
-    the data has of its own.
+    r"""What serves: one vector for each user and item, whose dot product is
+    the score, with what the users have already and the data's own ids.
 
     It holds its embeddings: a model that is trained further does not change
     it.
@@ -75,11 +70,8 @@ class Recommender:
                 one)
         """
         ranked = as_model(model)
-        view = read_graph(data, edge_type, check_finite=False)
-        device = next((p.device for p in ranked.parameters()), None)
-        graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)
-        user, item = embed(ranked, graph.to(device),
-                           score or ranked.score or 'dot')
+        view = read_for(ranked, data, edge_type)
+        user, item = embed_view(ranked, view, score)
         return cls(user, item, known_interactions(view),
                    id_maps(data, view.edge_type))
 
@@ -133,7 +125,9 @@ class Recommender:
             :math:`-\infty`.
         """
         if not check_bool('exclude_known', exclude_known):
-            known = None
+            if known is not None:
+                raise ValueError("'known' is left out, but 'exclude_known' is "
+                                 "False")
         elif known is None:
             known = self.known
         if not check_bool('raw', raw):

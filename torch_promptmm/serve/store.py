@@ -137,7 +137,7 @@ def load_student(
 
 def build_student(config: dict[str, int],
                   tensors: dict[str, Tensor]) -> LightGCN:
-    r"""Makes a student of its configuration and weights."""
+    r"""Builds a student from its configuration and weights."""
     for name in ('user', 'item'):  # Before memory is taken for them.
         have = list(tensors[f'{name}_embedding.weight'].shape)
         want = [config[f'num_{name}s'], config['hidden_channels']]

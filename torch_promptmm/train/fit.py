@@ -19,7 +19,7 @@ from torch_promptmm.models import RankingModel, as_model
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train.history import History
-from torch_promptmm.train.loop import train
+from torch_promptmm.train.loop import check_names, train
 from torch_promptmm.train.objective import RankingObjective
 from torch_promptmm.train.task import RankingTask
 from torch_promptmm.train.validation import METRIC, Validation, cut_off
@@ -112,6 +112,7 @@ def fit(
         **kwargs,
     }
     objective = _objective(ranked, options)
+    check_names(options.keys() - {'l2', 'modality_weight'})
     view = read_graph(train_data, edge_type, ranked.modalities or None,
                       need_features=bool(ranked.modalities))
     cut_off(metric, view.num_items)
@@ -122,9 +123,7 @@ def fit(
         positives = held_out(val_view)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("'model' has no parameter to train")
-    features = ranked.item_features
-    if features is not None and not features.available:
-        ranked.give_features(view)
+    ranked.give_features(view)
     device = next(model.parameters()).device if device is None else (
         check_device(device))
     with seeded(seed, device):
@@ -133,14 +132,14 @@ def fit(
                                   view.num_items), supervision(view),
             known_interactions(view), objective,
             options.pop('l2', objective.default_l2),
-            options.pop('modality_weight')).to(device)
-    ranked.score = objective.score
+            options.pop('modality_weight'), ranked.prompt).to(device)
+    ranked.keep_score(objective.score)
     validate = None
     if val_view is not None and positives is not None:
         validate = Validation(task, val_view, positives, metric)
-    options = {'lr': objective.default_lr, 'batch_size': 2048,
-               'name': type(model).__name__, **options}
-    return train(task, validate=validate, metric=metric, seed=seed, **options)
+    options = {'lr': objective.default_lr, 'batch_size': 2048, **options}
+    return train(task, validate=validate, metric=metric, seed=seed,
+                 name=type(model).__name__, **options)
 
 
 def _objective(model: RankingModel,

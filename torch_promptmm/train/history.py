@@ -21,7 +21,7 @@ class History(list):
         self.chosen: dict[str, Any] = {}
 
     def values(self, name: str) -> list[float]:
-        r"""The course of one entry, over the epochs that have it."""
+        r"""The values of one entry, in the epochs that have it."""
         return [record[name] for record in self if name in record]
 
     def state(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from torch_promptmm.train.task import Task
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], Any]
+# What is a user's to say only where a task is made by hand.
+_NOT_PASSED_ON = ('task', 'validate', 'name', 'module')
 
 
 def train(
@@ -85,8 +88,7 @@ def train(
         min_epochs (int, optional): Runs, and keeps the weights of, no less
             than this many epochs. (default: :obj:`0`)
         eval_every (int, optional): Validates every :obj:`eval_every`
-            epochs.
-            (default: :obj:`1`)
+            epochs. (default: :obj:`1`)
         seed (int, optional): The seed of the run; :obj:`None` draws from
             torch's global generator. (default: :obj:`None`)
         progress (bool, optional): Shows a progress bar.
@@ -101,8 +103,8 @@ def train(
             atomically. (default: :obj:`None`)
         resume (bool, optional): Goes on from :obj:`checkpoint`, and starts
             anew where there is nothing yet. (default: :obj:`False`)
-        checkpoint_every (int, optional): Saves every so many epochs.
-            (default: :obj:`1`)
+        checkpoint_every (int, optional): Saves every
+            :obj:`checkpoint_every` epochs. (default: :obj:`1`)
         name (str, optional): The name of the run in the progress bar and
             the checkpoint. (default: :obj:`"train"`)
         module (torch.nn.Module, optional): Whose state the checkpoint
@@ -165,6 +167,14 @@ def train(
                     save_checkpoint(checkpoint, run.state())
     run.restore_best()
     return run.history
+
+
+def check_names(names: Iterable[str]) -> None:
+    r"""Checks the names of arguments of :func:`train` that are passed on
+    from a user."""
+    for name in names:
+        if name in _NOT_PASSED_ON or name not in signature(train).parameters:
+            raise TypeError(f"{name!r} is no argument of 'fit'")
 
 
 def _check_arguments(task: Any, optimizer: Any, scheduler: Any, validate: Any,

@@ -1,4 +1,4 @@
-r"""What the C library does with memory that is freed."""
+r"""What the C library does with freed memory."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def release_memory() -> None:
     r"""Hands the freed memory that :func:`kept_memory` keeps back to the
     system.
 
-    What stays (in a run's first step gradients and the optimiser's moments)
-    is put between what goes, so that other large tensors find no room there.
-    With the gaps handed back they cost nothing.
+    In a run's first step, gradients and the optimiser's moments are laid
+    between tensors that are freed later. The gaps that these leave are too
+    small for other large tensors. Handed back, they cost nothing.
     """
     if _depth > 0:
         _trim()

@@ -32,8 +32,8 @@ class Rows(NamedTuple):
 
 
 class ScoredRows:
-    r"""Rows as the score function sees them, each part of them only if it is
-    needed.
+    r"""Rows as the score function sees them; each part is computed only if
+    it is needed.
 
     Args:
         rows (Rows): The embeddings.
@@ -155,6 +155,6 @@ def list_mask(batch: Batch) -> ListMask:
 
 
 def num_ego_items(batch: Batch) -> int:
-    r"""How many of :func:`batch_items` the L2 term is on: the positives and
-    each row's first negative, which come first."""
+    r"""On how many of :func:`batch_items` the L2 term falls: the positives
+    and each row's first negative, which come first."""
     return batch.user.numel() * (2 if batch.negative.size(1) > 0 else 1)

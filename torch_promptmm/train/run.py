@@ -27,8 +27,8 @@ Metrics = dict[str, float]
 
 
 class Run:
-    r"""A run of :func:`~torch_promptmm.train.train`, whose arguments these
-    are: the optimiser, the history and the best weights so far."""
+    r"""A run of :func:`~torch_promptmm.train.train`, with its arguments: the
+    optimiser, the history and the best weights so far."""
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def is_on() -> bool:
 
 @cache
 def is_faster() -> bool:
-    r"""Whether oneDNN is the faster library on this machine, and there."""
+    r"""Whether oneDNN is installed, and faster than MKL on this machine."""
     if not (torch.backends.mkldnn.is_available()
             and torch.backends.mkl.is_available()
             and torch.backends.cpu.get_cpu_capability() == 'AVX512'

@@ -1,0 +1,161 @@
+r"""The door for models of every class, and what is asked of any of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import Adj
+
+from torch_promptmm.loss import as_scored
+from torch_promptmm.models.base import (
+    ModelOutput,
+    RankingModel,
+    as_output,
+    take,
+)
+from torch_promptmm.nn.graph import UserItemGraph
+
+# Where a module of another class keeps the score that it was trained with.
+_SCORE = '_torch_promptmm_score'
+
+
+class ForeignModel(RankingModel):
+    r"""Any module that yields embeddings, as a :class:`RankingModel`. The L2
+    term falls on its output rows.
+
+    Args:
+        module (torch.nn.Module): :obj:`module(graph)` yields user and item
+            embeddings, and, optionally, those of modalities.
+        name (str, optional): What to call it in an error.
+            (default: :obj:`"model"`)
+    """
+    def __init__(self, module: torch.nn.Module, name: str = 'model') -> None:
+        super().__init__(0, 0)  # Its sizes are known when it is called.
+        self.module, self.name = module, name
+        self.score = module.__dict__.get(_SCORE)
+
+    def keep_score(self, score: str) -> None:
+        super().keep_score(score)
+        # The wrapper is made anew at each door, the module stays.
+        self.module.__dict__[_SCORE] = score
+
+    def forward(
+        self,
+        graph: Adj | UserItemGraph,
+        user_id: Tensor | None = None,
+        item_id: Tensor | None = None,
+    ) -> ModelOutput:
+        out = as_output(self.module(graph), self.name)
+        return ModelOutput(take(out.user, user_id), take(out.item, item_id), {
+            name: (take(user, user_id), take(item, item_id))
+            for name, (user, item) in out.modalities.items()
+        })
+
+
+def as_model(module: Any, name: str = 'model') -> RankingModel:
+    r"""Returns a module as a :class:`RankingModel`. This is the one door for
+    modules of other classes; nothing behind it asks for a class.
+
+    Raises:
+        TypeError: If it is no module.
+        ValueError: If it is wrapped for data parallelism, which would be
+            left out of the training step.
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"'{name}' must be a torch.nn.Module (got "
+                        f"'{type(module).__name__}')")
+    if isinstance(module, RankingModel):
+        return module
+    inner = getattr(module, '_orig_mod', None)
+    if isinstance(inner, RankingModel):
+        warnings.warn(f"'{name}' is compiled; a training step calls it "
+                      f"uncompiled. Compile the task instead: "
+                      f"torch.compile(RankingTask(...))", stacklevel=3)
+        return inner
+    if isinstance(module, (torch.nn.DataParallel,
+                           torch.nn.parallel.DistributedDataParallel)):
+        raise ValueError(f"'{name}' must not be wrapped (got "
+                         f"'{type(module).__name__}'): wrap the task or the "
+                         f"distiller instead, which compute the loss")
+    return ForeignModel(module, name)
+
+
+def check_output(output: ModelOutput, sizes: tuple[int, int],
+                 name: str = 'model') -> ModelOutput:
+    r"""Returns what a model yields, if it has a row for each user and item;
+    :obj:`sizes` are their numbers."""
+    pairs = {'': (output.user, output.item), **output.modalities}
+    for modality, pair in pairs.items():
+        of = f' for modality {modality!r}' if modality else ''
+        for what, x, rows in zip(('user', 'item'), pair, sizes, strict=True):
+            if x.dim() != 2 or x.size(0) != rows:
+                raise ValueError(
+                    f"'{name}' must yield {what} embeddings of shape "
+                    f"[{rows}, channels]{of} (got {list(x.shape)})")
+    return output
+
+
+@torch.no_grad()
+def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
+          name: str = 'model') -> tuple[Tensor, Tensor]:
+    r"""Returns the user and item embeddings of a model in evaluation mode,
+    as the score function sees them: their dot product is the score. They
+    share no memory with the model's parameters and buffers.
+
+    Args:
+        model (torch.nn.Module): The model.
+        graph (UserItemGraph): What is propagated over.
+        score (str): :obj:`"dot"` or :obj:`"cosine"`.
+        name (str, optional): What to call it in an error.
+            (default: :obj:`"model"`)
+    """
+    # Parts may have modes of their own, such as a frozen part of a model.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        output = as_output(model(graph), name)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    check_output(output, (graph.num_users, graph.num_items), name)
+    own = {x.untyped_storage().data_ptr()
+           for x in (*model.parameters(), *model.buffers())
+           if x.layout == torch.strided}  # A sparse one has no storage.
+    user, item = (as_scored(x, score).detach()
+                  for x in (output.user, output.item))
+    return tuple(  # type: ignore[return-value]
+        x.clone() if x.untyped_storage().data_ptr() in own else x
+        for x in (user, item))
+
+
+def saved_config(model: torch.nn.Module | None) -> dict[str, Any] | None:
+    r"""Returns the name and the configuration of a model whose class is
+    ours; :obj:`None` of another one."""
+    if not isinstance(model, RankingModel) or type(model) not in _classes():
+        return None
+    return {'class': type(model).__name__, **model.config()}
+
+
+def model_from_config(config: Mapping[str, Any]) -> RankingModel:
+    r"""Builds a model from :func:`saved_config`, without its weights. No
+    class but ours is looked up."""
+    arguments = dict(config)
+    name = arguments.pop('class')
+    for cls in _classes():
+        if cls.__name__ == name:
+            return cls.from_config(arguments)
+    raise ValueError(f"'{name}' is no model of torch_promptmm")
+
+
+def _classes(base: type[RankingModel] = RankingModel
+             ) -> list[type[RankingModel]]:
+    room = __name__.rpartition('.')[0] + '.'  # This one.
+    out = []
+    for cls in base.__subclasses__():
+        out += [cls] if cls.__module__.startswith(room) else []
+        out += _classes(cls)
+    return [cls for cls in out if cls is not ForeignModel]
