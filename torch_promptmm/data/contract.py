@@ -2,7 +2,6 @@ r"""The data contract: reads and checks a graph of users and items."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from torch_promptmm.data.modalities import (
     check_rows,
     find_modalities,
 )
-from torch_promptmm.data.modalities import check_finite as _check_finite
 
 DEFAULT_EDGE_TYPE: EdgeType = ('user', 'interacts', 'item')
 SPLIT_HINT = ("RandomLinkSplit(..., edge_types=[{edge_type}], "
@@ -96,7 +94,7 @@ def read_graph(
         TypeError: If something is of another type than the contract's.
         ValueError: If sizes, ids or values contradict each other.
     """
-    edge_type = _find_edge_type(data, edge_type)
+    edge_type = find_edge_type(data, edge_type)
     user, _, item = edge_type
 
     features = _read_features(data, item, modalities, need_features)
@@ -106,14 +104,16 @@ def read_graph(
     masks = {}
     for name, value in features.items():
         path = f"data['{item}'].{name}"
-        check_rows(value, path, num_items)
-        if check_finite:
-            _check_finite(value, path)
+        check_rows(value, path, num_items, check_finite)
         if (mask := data[item].get(name + MASK_SUFFIX)) is not None:
             masks[name] = check_mask(path + MASK_SUFFIX, mask, num_items,
                                      some=True)
 
-    edge_index = _read_edges(data, edge_type, num_users, num_items)
+    name, edge_index = stored_edges(data, edge_type, (num_users, num_items))
+    check_edge_range(name, edge_index, num_users, num_items)
+    if edge_index.size(1) == 0:
+        raise ValueError(f"'{name}' is empty; a graph needs at least one "
+                         f"interaction")
     return InteractionData(
         num_users=num_users,
         num_items=num_items,
@@ -123,29 +123,6 @@ def read_graph(
         masks=masks,
         edge_type=edge_type,
     )
-
-
-def with_edge_index(
-    data: HeteroData,
-    edge_type: EdgeType | None = None,
-) -> HeteroData:
-    r"""Returns the graph with its interactions in :obj:`edge_index` alone.
-
-    For those who choose among interactions, and would leave :obj:`adj_t` as
-    it was: where there is one, a shallow copy without it.
-
-    Args:
-        data (HeteroData): The graph.
-        edge_type (tuple, optional): The edge type of the interactions, see
-            :func:`read_graph`. (default: :obj:`None`)
-    """
-    edge_type = _find_edge_type(data, edge_type)
-    if 'adj_t' not in data[edge_type]:
-        return data
-    out = copy.copy(data)
-    out[edge_type].edge_index = stored_edges(data, edge_type)[1]
-    del out[edge_type].adj_t
-    return out
 
 
 def supervision(graph: InteractionData) -> Tensor:
@@ -204,14 +181,8 @@ def check_same_entities(
     b: InteractionData,
     names: tuple[str, str] = ('train_data', 'val_data'),
 ) -> None:
-    r"""Checks that two graphs are over the same users and items.
-
-    Args:
-        a (InteractionData): The one graph.
-        b (InteractionData): The other graph.
-        names (tuple, optional): What to call them in the message.
-            (default: :obj:`("train_data", "val_data")`)
-    """
+    r"""Checks that two graphs, called :obj:`names` in the message, are over
+    the same users and items."""
     for kind in ['users', 'items']:
         x, y = getattr(a, f'num_{kind}'), getattr(b, f'num_{kind}')
         if x != y:
@@ -222,14 +193,8 @@ def check_same_entities(
 
 
 def warn_identical_splits(val: Tensor | None, test: Tensor | None) -> None:
-    r"""Warns if validation and test are the same interactions, as in some
-    published data.
-
-    Args:
-        val (torch.Tensor, optional): The positives of the one :math:`[2, P]`,
-            sorted, as :class:`InteractionData` has them.
-        test (torch.Tensor, optional): Those of the other.
-    """
+    r"""Warns if validation and test are the same interactions, sorted, as in
+    some published data."""
     if (val is not None and test is not None and val.size(1) > 0
             and torch.equal(val, test)):
         warnings.warn(
@@ -250,7 +215,8 @@ def check_edge_type(edge_type: Any) -> EdgeType:
     return tuple(edge_type)
 
 
-def _find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
+def find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
+    r"""The edge type of the interactions, see :func:`read_graph`."""
     if not isinstance(data, HeteroData):
         raise TypeError(f"'data' must be a torch_geometric.data.HeteroData "
                         f"(got {type(data).__name__}); build one with "
@@ -326,16 +292,6 @@ def _num_nodes(
         raise ValueError(f"'{path}' is missing{found}; set it to the number "
                          f"of nodes, those without an interaction included")
     return next(iter(sizes.values()))
-
-
-def _read_edges(data: HeteroData, edge_type: EdgeType, num_users: int,
-                num_items: int) -> Tensor:
-    name, index = stored_edges(data, edge_type, (num_users, num_items))
-    check_edge_range(name, index, num_users, num_items)
-    if index.size(1) == 0:
-        raise ValueError(f"'{name}' is empty; a graph needs at least one "
-                         f"interaction")
-    return index
 
 
 def _read_labels(

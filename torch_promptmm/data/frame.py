@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.extras import csv, datasets, pa
 from torch_promptmm.data.packed import (
     BROKEN,
     OPENERS,
@@ -28,6 +28,7 @@ BOMS = {
 }
 WITHOUT_BOM = {'utf-8-sig': 'utf-8', 'utf-16': 'utf-16-le'}
 MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '#n/a', '-nan')
+TEXTS = ('user', 'item', 'time')  # Roles; others are numbers.
 BLOCK_SIZE = 1 << 22  # Bytes; no row may be longer.
 END = '\x1a'  # The user of the row that is read after the last one.
 
@@ -56,7 +57,6 @@ def read_frame(
     anything with :meth:`__arrow_c_stream__`; ``text`` is how to take a text
     file apart, see :class:`_TextFile`.
     """
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
@@ -116,10 +116,8 @@ def _find(
 
 
 def _read_parquet(path: Path, wanted: dict[str, Column]) -> Frame:
-    pa = import_extra('pyarrow', 'tables', 'Reading Parquet')
-    dataset = import_extra('pyarrow.dataset', 'tables', 'Reading Parquet')
     try:
-        parts = dataset.dataset(path, format='parquet')
+        parts = datasets.dataset(path, format='parquet')
         names = parts.schema.names
         places = _find(names, wanted, str(path))
         table = parts.to_table(
@@ -194,7 +192,6 @@ class _TextFile:
 
     def read(self, wanted: dict[str, Column]) -> Frame:
         r"""The wanted columns."""
-        pa = import_extra('pyarrow', 'tables', 'Reading a table')
         try:
             with ExitStack() as files:
                 table = self._read(wanted, files)
@@ -214,8 +211,6 @@ class _TextFile:
         return Frame(table, str(self.path), True, 1 + self.header)
 
     def _read(self, wanted: dict[str, Column], files: ExitStack) -> Any:
-        pa = import_extra('pyarrow', 'tables', 'Reading a table')
-        csv = import_extra('pyarrow.csv', 'tables', 'Reading a table')
         names = self._arrow(csv.open_csv, files).schema.names
         places = _find([x.strip() for x in names], wanted, str(self.path))
         found = {role: names[at] for role, at in places.items()}
@@ -225,16 +220,20 @@ class _TextFile:
                                  f'{names.count(name)} times; rename one of '
                                  f'them')
         # Ids stay text, whatever they look like.
-        types = {name: pa.float64() if role == 'rating' else pa.string()
+        types = {name: pa.string() if role in TEXTS else pa.float64()
                  for role, name in found.items()}
         if 'time' in found and self._has_numbers(found['time'], files):
             types[found['time']] = pa.float64()
 
-        row = [''] * len(names)
-        row[places['user']] = END
-        end = '\n' + str(self.sep).join(row) + '\n'
+        end = ''
+        if self.quote:
+            row = [''] * len(names)
+            row[places['user']] = END
+            end = '\n' + str(self.sep).join(row) + '\n'
         table = self._arrow(csv.read_csv, files, types, end)
         table = pa.table({role: table[name] for role, name in found.items()})
+        if not end:
+            return table
         if table['user'][-1].as_py() != END:
             raise ValueError(f'{self.path}: a quote in the last row, row '
                              f'{table.num_rows + self.header}, is never '
@@ -243,8 +242,6 @@ class _TextFile:
 
     def _has_numbers(self, name: str, files: ExitStack) -> bool:
         r"""If the first value of a column is a number."""
-        pa = import_extra('pyarrow', 'tables', 'Reading a table')
-        csv = import_extra('pyarrow.csv', 'tables', 'Reading a table')
         for batch in self._arrow(csv.open_csv, files, {name: pa.string()}):
             for value in batch[name].to_pylist():
                 if value.strip().lower() not in MISSING:
@@ -259,7 +256,6 @@ class _TextFile:
         end: str = '',
     ) -> Any:
         r"""Runs one of Arrow's readers over the file and a last row."""
-        csv = import_extra('pyarrow.csv', 'tables', 'Reading a table')
         file = _WithEnd(self.path, self.encoding, end)
         files.callback(file.close)
         # Without `newlines_in_values` Arrow drops what follows an open quote

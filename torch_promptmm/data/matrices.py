@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from torch_promptmm.checks import check_mask
-from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.extras import pa, parquet, pc
 from torch_promptmm.data.modalities import MASK_SUFFIX, check_feature
 from torch_promptmm.data.npy import load_npy, read_array
 from torch_promptmm.data.report import Report
@@ -63,8 +63,7 @@ def mask_file(path: Path) -> Path:
 
 
 def read_mask(path: Path, size: int) -> Tensor | None:
-    r"""The mask of the matrix in a file of :obj:`size` rows, if it has
-    one."""
+    r"""The mask beside a matrix of :obj:`size` rows, if there is one."""
     path = mask_file(path)
     return (check_mask(str(path), load_npy(path), size) if path.is_file()
             else None)
@@ -178,8 +177,6 @@ def _read_table(
     columns: Collection[str] | None,
     report: Report,
 ) -> tuple[np.ndarray, list[Any], str]:
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    parquet = import_extra('pyarrow.parquet', 'tables', 'Reading a table')
     is_file = isinstance(source, Path)
     where = str(source) if is_file else 'the table'
     try:
@@ -232,8 +229,6 @@ def _saved_index(table: Any) -> set[str]:
 def _id_column(table: Any, index: set[str], where: str) -> str:
     r"""The first column, or the index that a pandas frame was saved with, if
     that has a name; only one of them may be ids."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-
     def may_be_ids(name: str) -> bool:
         kind = table.schema.field(name).type
         return not (pa.types.is_floating(kind) or _is_list(kind))
@@ -250,7 +245,6 @@ def _id_column(table: Any, index: set[str], where: str) -> str:
 
 
 def _is_list(kind: Any) -> bool:
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)
             or pa.types.is_fixed_size_list(kind))
 
@@ -263,8 +257,6 @@ def _to_matrix(
 ) -> np.ndarray:
     r"""The matrix in a column of lists or several of numbers; with
     :obj:`search`, none of these may be ids."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     hint = 'say which columns hold the features with columns='
     kinds = dict(zip(table.column_names, table.schema.types, strict=True))
     if any(map(_is_list, kinds.values())):
@@ -286,7 +278,6 @@ def _to_matrix(
 
 
 def _lists(column: Any, ids: list[Any], where: str) -> np.ndarray:
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     width = int(lengths.max(initial=0))
     odd = np.flatnonzero((lengths != width) & (lengths != 0))

@@ -8,8 +8,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from torch_promptmm.checks import check_float, check_int
-from torch_promptmm.data.contract import EdgeType, with_edge_index
+from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.data.contract import EdgeType
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.split import (
     TEST,
@@ -17,7 +17,7 @@ from torch_promptmm.data.split import (
     VAL,
     Split,
     make_split,
-    read_for_split,
+    read_unsplit,
 )
 
 
@@ -27,6 +27,12 @@ class InteractionSplit(BaseTransform):
     interactions together with the training ones are those that came in.
 
     A subclass says where each interaction goes (:meth:`assign`).
+
+    Args:
+        known (str, optional): The interactions that the test graph knows of,
+            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
+        edge_type (tuple[str, str, str], optional): The edge type of the
+            interactions. (default: :obj:`None`)
     """
     def __init__(
         self,
@@ -41,13 +47,16 @@ class InteractionSplit(BaseTransform):
 
     def forward(self, data: HeteroData) -> Split:
         name = self.__class__.__name__
-        data = with_edge_index(data, self.edge_type)
-        graph, user, item = read_for_split(data, self.edge_type, name)
+        data, graph, user, item = read_unsplit(data, self.edge_type, name)
+        if len(user) != graph.edge_index.size(1):
+            raise ValueError(f'{len(user) - graph.edge_index.size(1)} '
+                             f'interactions are there more than once, and '
+                             f'would be in two splits; build the graph with '
+                             f'from_interactions or read_interactions')
         report = Report()
         time = data[graph.edge_type].get('time')
-        if time is not None:
-            time = time.numpy(force=True)
-        part = self.assign(user, item, time, report)
+        part = self.assign(user, item, None if time is None else
+                           time.numpy(force=True), report)
         return make_split(data, graph, part, self.known, report)
 
     def assign(
@@ -89,10 +98,7 @@ class RandomUserSplit(InteractionSplit):
         test (float, optional): The share to test on. (default: :obj:`0.1`)
         seed (int, optional): The seed. The split is the same on all
             machines. (default: :obj:`0`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (tuple[str, str, str], optional): The edge type of the
-            interactions. (default: :obj:`None`)
+        known, edge_type (optional): See :class:`InteractionSplit`.
     """
     def __init__(
         self,
@@ -113,16 +119,10 @@ class RandomUserSplit(InteractionSplit):
         time: np.ndarray | None,
         report: Report,
     ) -> np.ndarray:
-        # Drawn in the order of (user, item): the same for the same data,
-        # however its interactions are ordered.
-        order = np.lexsort((item, user))
-        draw = np.empty(len(user))
-        draw[order] = np.random.RandomState(self.seed).random_sample(len(user))
-        rank, size = _rank(user, draw)
-        test = np.rint(size * self.test)
-        val = np.rint(size * self.val)
-        test = np.minimum(test, size - 1)  # Always one to train on.
-        val = np.minimum(val, size - 1 - test)
+        rank, size = _rank(user, _draw(user, item, self.seed))
+        # There is always one to train on.
+        test = np.minimum(np.rint(size * self.test), size - 1)
+        val = np.minimum(np.rint(size * self.val), size - 1 - test)
         part = np.full(len(user), TRAIN)
         part[rank < test + val] = VAL
         part[rank < test] = TEST
@@ -151,10 +151,7 @@ class LeaveOneOutSplit(InteractionSplit):
             :obj:`"random"`. (default: :obj:`"time"`)
         seed (int, optional): The seed of a random order.
             (default: :obj:`0`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (tuple[str, str, str], optional): The edge type of the
-            interactions. (default: :obj:`None`)
+        known, edge_type (optional): See :class:`InteractionSplit`.
     """
     def __init__(
         self,
@@ -164,10 +161,7 @@ class LeaveOneOutSplit(InteractionSplit):
         edge_type: EdgeType | None = None,
     ) -> None:
         super().__init__(known, edge_type)
-        if order not in ('time', 'random'):
-            raise ValueError(f"'order' must be 'time' or 'random' (got "
-                             f"{order!r})")
-        self.order = order
+        self.order = check_choice('order', order, ('time', 'random'))
         self.seed = check_int('seed', seed)
 
     def assign(
@@ -177,13 +171,8 @@ class LeaveOneOutSplit(InteractionSplit):
         time: np.ndarray | None,
         report: Report,
     ) -> np.ndarray:
-        if self.order == 'time':
-            value: Any = -_need_time(time, self)
-        else:
-            order = np.lexsort((item, user))
-            value = np.empty(len(user))
-            value[order] = np.random.RandomState(
-                self.seed).random_sample(len(user))
+        value = (-_need_time(time, self) if self.order == 'time' else
+                 _draw(user, item, self.seed))
         rank, size = _rank(user, value, -item)
         part = np.full(len(user), TRAIN)
         part[(rank == 0) & (size > 1)] = TEST
@@ -215,10 +204,7 @@ class TemporalSplit(InteractionSplit):
             since 1970, instead of :obj:`val`. (default: :obj:`None`)
         test_time (int, optional): Where the test begins, instead of
             :obj:`test`. (default: :obj:`None`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (tuple[str, str, str], optional): The edge type of the
-            interactions. (default: :obj:`None`)
+        known, edge_type (optional): See :class:`InteractionSplit`.
     """
     def __init__(
         self,
@@ -231,11 +217,11 @@ class TemporalSplit(InteractionSplit):
     ) -> None:
         super().__init__(known, edge_type)
         self.val, self.test = _check_shares(val, test)
-        if (val_time is None) != (test_time is None):
-            raise ValueError(f"'val_time' and 'test_time' must be given "
-                             f"together (got {val_time} and {test_time})")
-        if (val_time is not None and test_time is not None
-                and val_time > test_time):
+        if val_time is None or test_time is None:
+            if val_time is not test_time:
+                raise ValueError(f"'val_time' and 'test_time' must be given "
+                                 f"together (got {val_time} and {test_time})")
+        elif val_time > test_time:
             raise ValueError(f"'val_time' must not be after 'test_time' (got "
                              f"{val_time} and {test_time})")
         self.val_time, self.test_time = val_time, test_time
@@ -287,6 +273,15 @@ def _need_time(time: np.ndarray | None, split: Any) -> np.ndarray:
                          f"interactions, data[edge_type].time; read them "
                          f"with read_interactions(..., time='column')")
     return time
+
+
+def _draw(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
+    r"""A random number for each interaction: the same for the same data,
+    however its interactions are ordered."""
+    out = np.empty(len(user))
+    out[np.lexsort((item, user))] = np.random.RandomState(seed).random_sample(
+        len(user))
+    return out
 
 
 def _rank(

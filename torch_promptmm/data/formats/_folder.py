@@ -51,20 +51,12 @@ def make_splits(
     edge_type: EdgeType,
     report: Report,
 ) -> Split:
-    r"""Puts interactions and all :obj:`<name>_feat.npy` of a folder together.
+    r"""Puts the interactions of the three splits and all
+    :obj:`<name>_feat.npy` of a folder together.
 
-    Args:
-        root (pathlib.Path): The folder.
-        parts (list of numpy.ndarray): The interactions of the three splits.
-        sizes (tuple of dict): The numbers of users and of items
-            that files told of.
-        read_ids (callable): From the sidecar, :obj:`"users"` or
-            :obj:`"items"` and their number to their ids.
-        known (str): The interactions that the test graph knows of.
-        mmap (bool): If features are to be mapped into memory.
-        edge_type (tuple): The names in the graph.
-        report (Report): Where repairs are noted.
-    """
+    :obj:`sizes` are the numbers of users and of items that files told of;
+    :obj:`read_ids` gets the sidecar, :obj:`"users"` or :obj:`"items"`, and
+    their number, and returns their ids."""
     note = _read_sidecar(root)
     names = {**NAMES, **note.get('features', {})}
     files = {str(names.get(stem, stem)): path
@@ -76,16 +68,14 @@ def make_splits(
                                            str(files[name]), report)
         if not bool(mask.all()):
             masks[name] = mask
-    users, items = sizes
-    items = items | {name: len(value) for name, value in features.items()}
+    sizes[1].update({name: len(value) for name, value in features.items()})
+    highest = np.concatenate(parts, axis=1).max(axis=1, initial=-1)
     num_users, num_items = (
-        _number_of(kind, max(int(x[end].max(initial=-1)) for x in parts),
-                   note, known_sizes, root)
-        for end, (kind, known_sizes) in enumerate([('users', users),
-                                                   ('items', items)]))
+        _number_of(kind, int(highest[end]), note, sizes[end], root)
+        for end, kind in enumerate(['users', 'items']))
     train, val, test = parts
-    splits = from_splits(train, val, test, features, num_users,
-                         num_items, masks, edge_type, known)
+    splits = from_splits(train, val, test, features, num_users, num_items,
+                         masks, edge_type, known)
     maps = (read_ids(note, 'users', num_users),
             read_ids(note, 'items', num_items))
     for data in splits:
