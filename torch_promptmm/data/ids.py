@@ -36,7 +36,7 @@ class IdMap:
             of 64 bits.
     """
     def __init__(self, ids: Iterable[Any]) -> None:
-        self._array = _to_array(_to_list(ids))
+        self._array = _to_array(list_ids(ids))
         self._rows: dict[Any, int] | None = None
         last = self._lookup()
         if len(last) < len(self):
@@ -70,7 +70,7 @@ class IdMap:
             torch.Tensor: :math:`[N]`, int64.
         """
         check_choice('unknown', unknown, ('error', 'mark'))
-        values = _to_list(raw)
+        values = list_ids(raw)
         rows = self._lookup()
         try:
             out = [rows.get(x, -1) for x in values]
@@ -253,7 +253,8 @@ def _check_length(ids: IdMap, kind: str, num_nodes: int | None) -> None:
                          f"taking a subgraph, use ids.subset(rows))")
 
 
-def _to_list(values: Any) -> list[Any]:
+def list_ids(values: Any) -> list[Any]:
+    r"""Ids of any kind as a list of Python objects."""
     if isinstance(values, (str, int)) or np.isscalar(values):
         return [values.item() if isinstance(values, np.generic) else values]
     if isinstance(values, (Tensor, np.ndarray)):

@@ -34,11 +34,8 @@ class InteractionSplit(BaseTransform):
         edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
-    def __init__(
-        self,
-        known: str = 'train',
-        edge_type: EdgeType | None = None,
-    ) -> None:
+    def __init__(self, known: str = 'train',
+                 edge_type: EdgeType | None = None) -> None:
         self.known = known
         self.edge_type = edge_type
 

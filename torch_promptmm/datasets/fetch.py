@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -69,16 +70,25 @@ def download(
     return str(path)
 
 
+def fetch_missing(
+    path: Path,
+    urls: Mapping[str, str],
+    base_url: str | None,
+    checksums: Mapping[str, str],
+    progress: bool,
+) -> None:
+    r"""Fetches a file that is not there from its address in :obj:`urls`, or
+    else from the folder at :obj:`base_url`."""
+    name = path.name
+    url = urls.get(name) or (base_url and f'{base_url.rstrip("/")}/{name}')
+    if not url:
+        raise ValueError(f"'urls' has no address for {name}")
+    if not path.exists():
+        download(url, path, checksums.get(name), progress=progress)
+
+
 def verify(path: str | os.PathLike[str], checksum: str) -> None:
-    r"""Checks the checksum of a file.
-
-    Args:
-        path (str): The file.
-        checksum (str): :obj:`"sha256:<hex>"` or :obj:`"md5:<hex>"`.
-
-    Raises:
-        ValueError: If it is another one.
-    """
+    r"""Checks the checksum of a file, see :func:`download`."""
     kind, wanted = _parse_checksum(checksum)
     digest = hashlib.new(kind)
     with open(path, 'rb') as f:

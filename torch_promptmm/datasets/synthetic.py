@@ -199,9 +199,7 @@ class SyntheticMultimodal(SplitDataset):
             **kwargs (optional): Arguments of :class:`SyntheticMultimodal`
                 which override those of the preset.
         """
-        if name not in PRESETS:
-            raise ValueError(f"'name' must be one of {sorted(PRESETS)} (got "
-                             f"{name!r})")
+        check_choice('name', name, PRESETS)
         if not 0.0 < scale < float('inf'):
             raise ValueError(f"'scale' must be positive (got {scale})")
         config = dict(PRESETS[name])

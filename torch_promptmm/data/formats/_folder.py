@@ -33,14 +33,6 @@ NAMES = {'image': 'visual', 'text': 'textual', 'audio': 'acoustic'}
 STEMS = {name: stem for stem, name in NAMES.items()}
 
 
-def check_folder(root: Any) -> Path:
-    r"""Returns :obj:`root` as a path if it is a folder."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"'root' must be a folder (got {root})")
-    return root
-
-
 def make_splits(
     root: Path,
     parts: Sequence[np.ndarray],

@@ -10,13 +10,10 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.data.columns import to_numbers
 from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
-from torch_promptmm.data.formats._folder import (
-    check_folder,
-    make_splits,
-    write_common,
-)
+from torch_promptmm.data.formats._folder import make_splits, write_common
 from torch_promptmm.data.frame import read_frame
 from torch_promptmm.data.ids import IdMap, item_ids, user_ids
+from torch_promptmm.data.matrices import check_folder
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.split import Split
 from torch_promptmm.files import atomic_path

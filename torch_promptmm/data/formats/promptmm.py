@@ -12,12 +12,9 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_choice
 from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
-from torch_promptmm.data.formats._folder import (
-    check_folder,
-    make_splits,
-    write_common,
-)
+from torch_promptmm.data.formats._folder import make_splits, write_common
 from torch_promptmm.data.ids import IdMap, item_ids, user_ids
+from torch_promptmm.data.matrices import check_folder
 from torch_promptmm.data.report import Report, shorten
 from torch_promptmm.data.split import Split
 from torch_promptmm.data.unpickle import read_pickle
