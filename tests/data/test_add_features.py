@@ -19,10 +19,10 @@ from torch_promptmm.data import (
     add_features,
     from_interactions,
     item_ids,
-    read_array,
     read_graph,
     read_interactions,
 )
+from torch_promptmm.data.npy import read_array
 
 ITEMS = ['x', 'y', 'z']
 

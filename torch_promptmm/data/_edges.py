@@ -54,11 +54,8 @@ def check_edge_range(name: str, index: Tensor, num_users: int,
                          ) from None
 
 
-def stored_edges(
-    data: HeteroData,
-    edge_type: EdgeType,
-    size: tuple[int, int] | None = None,
-) -> tuple[str, Tensor]:
+def stored_edges(data: HeteroData, edge_type: EdgeType,
+                 size: tuple[int, int] | None = None) -> tuple[str, Tensor]:
     r"""Returns the interactions :math:`[2, E]` of :obj:`edge_index`, or else
     of :obj:`adj_t`, in the order of the edges' attributes, and where they
     were found. :obj:`size` are the numbers of users and items, which

@@ -20,12 +20,8 @@ TO_MS = {'s': 1e3, 'ms': 1.0, 'us': 1e-3, 'ns': 1e-6}
 BOUNDS = [1e11, 1e14, 1e17]
 
 
-def number_ids(
-    frame: Frame,
-    role: str,
-    id_type: str,
-    report: Report,
-) -> tuple[np.ndarray, IdMap]:
+def number_ids(frame: Frame, role: str, id_type: str,
+               report: Report) -> tuple[np.ndarray, IdMap]:
     r"""The rows of a column of ids :math:`[N]`, ``-1`` where there is none,
     and the ids that they stand for in the order of their first appearance.
     """
@@ -78,13 +74,8 @@ def _encode(column: Any) -> tuple[np.ndarray, Any]:
     return rows.to_numpy(), parts[-1].dictionary
 
 
-def _clean(
-    frame: Frame,
-    role: str,
-    rows: np.ndarray,
-    ids: Any,
-    report: Report,
-) -> tuple[np.ndarray, Any]:
+def _clean(frame: Frame, role: str, rows: np.ndarray, ids: Any,
+           report: Report) -> tuple[np.ndarray, Any]:
     r"""Takes white space from around ids; empty ones are missing."""
     clean = pc.utf8_trim_whitespace(ids) if frame.is_text else ids
     bad = pc.or_(pc.match_substring_regex(clean, CONTROL),
@@ -120,12 +111,8 @@ def to_numbers(frame: Frame, role: str) -> np.ndarray:
                          f'({error})') from error
 
 
-def read_times(
-    frame: Frame,
-    unit: str | None,
-    time_format: str | None,
-    report: Report,
-) -> np.ndarray:
+def read_times(frame: Frame, unit: str | None, time_format: str | None,
+               report: Report) -> np.ndarray:
     r"""The column of times in milliseconds since 1970 :math:`[N]`, NaN where
     there is none.
     """
@@ -174,12 +161,8 @@ def to_milliseconds(
             {k: n for k, n in zip(TO_MS, counts, strict=True) if n})
 
 
-def _parse_dates(
-    frame: Frame,
-    rows: np.ndarray,
-    values: Any,
-    time_format: str | None,
-) -> np.ndarray:
+def _parse_dates(frame: Frame, rows: np.ndarray, values: Any,
+                 time_format: str | None) -> np.ndarray:
     texts = values.to_pandas()
     how = {'utc': True, 'format': time_format or 'ISO8601'}
     try:

@@ -249,12 +249,9 @@ def _node_attrs(data: HeteroData, kind: str) -> Mapping[str, Any]:
     return data[kind] if kind in data.node_types else {}
 
 
-def _read_features(
-    data: HeteroData,
-    item: str,
-    modalities: Sequence[str] | None,
-    need_features: bool,
-) -> dict[str, Tensor]:
+def _read_features(data: HeteroData, item: str,
+                   modalities: Sequence[str] | None,
+                   need_features: bool) -> dict[str, Tensor]:
     attrs = _node_attrs(data, item)
     names = find_modalities(attrs, modalities, f"data['{item}']")
     if need_features and not names:
@@ -269,11 +266,8 @@ def _read_features(
     }
 
 
-def _num_nodes(
-    data: HeteroData,
-    kind: str,
-    features: dict[str, Tensor] | None,
-) -> int:
+def _num_nodes(data: HeteroData, kind: str,
+               features: dict[str, Tensor] | None) -> int:
     attrs = _node_attrs(data, kind)
     path = f"data['{kind}'].num_nodes"
     if 'num_nodes' in attrs:
@@ -294,12 +288,8 @@ def _num_nodes(
     return next(iter(sizes.values()))
 
 
-def _read_labels(
-    data: HeteroData,
-    edge_type: EdgeType,
-    num_users: int,
-    num_items: int,
-) -> Tensor | None:
+def _read_labels(data: HeteroData, edge_type: EdgeType, num_users: int,
+                 num_items: int) -> Tensor | None:
     path = f'data[{edge_type}].edge_label_index'
     store: Mapping[str, Any] = data[edge_type]
     if 'edge_label_index' not in store:

@@ -190,14 +190,8 @@ def _add(
     return out
 
 
-def _match(
-    row_ids: list[Any],
-    catalogue: IdMap | None,
-    num_items: int,
-    name: str,
-    where: str,
-    report: Report,
-) -> np.ndarray:
+def _match(row_ids: list[Any], catalogue: IdMap | None, num_items: int,
+           name: str, where: str, report: Report) -> np.ndarray:
     r"""For each item the row with its feature, or :obj:`-1`."""
     if catalogue is None:
         catalogue = IdMap(range(num_items))
@@ -238,13 +232,8 @@ def _arrange(matrix: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(feature), torch.from_numpy(mask)
 
 
-def mask_broken(
-    feature: Tensor,
-    mask: Tensor,
-    name: str,
-    where: str,
-    report: Report,
-) -> tuple[Tensor, Tensor]:
+def mask_broken(feature: Tensor, mask: Tensor, name: str, where: str,
+                report: Report) -> tuple[Tensor, Tensor]:
     r"""Takes rows with NaN or infinite entries for missing: features
     :math:`[I, d_m]`, which stay as they are, and mask :math:`[I]` without
     them."""

@@ -12,12 +12,8 @@ from torch_promptmm.data.split import read_unsplit
 from torch_promptmm.data.subgraph import subgraph
 
 
-def k_core(
-    user: np.ndarray,
-    item: np.ndarray,
-    user_k: int,
-    item_k: int,
-) -> np.ndarray:
+def k_core(user: np.ndarray, item: np.ndarray, user_k: int,
+           item_k: int) -> np.ndarray:
     r"""The positions, ascending, of the interactions :math:`[E]` in the core:
     users and items with too few of them are taken away, and so on until
     nothing changes any more."""

@@ -48,11 +48,7 @@ class Frame:
         return f'{self.where}, row {row + self.first}'
 
 
-def read_frame(
-    source: Any,
-    wanted: dict[str, Column],
-    **text: Any,
-) -> Frame:
+def read_frame(source: Any, wanted: dict[str, Column], **text: Any) -> Frame:
     r"""Reads the wanted columns, by role, of a file, a pandas data frame, or
     anything with :meth:`__arrow_c_stream__`; ``text`` is how to take a text
     file apart, see :class:`_TextFile`.
@@ -89,11 +85,8 @@ def read_frame(
         list(places)), where)
 
 
-def _find(
-    names: list[str],
-    wanted: dict[str, Column],
-    where: str,
-) -> dict[str, int]:
+def _find(names: list[str], wanted: dict[str, Column],
+          where: str) -> dict[str, int]:
     r"""The places of columns; ``user_id`` finds ``user_id:token``."""
     places = {}
     for role, column in wanted.items():
@@ -248,13 +241,8 @@ class _TextFile:
                     return is_number(value.replace(self.decimal, '.'))
         return True
 
-    def _arrow(
-        self,
-        reader: Any,
-        files: ExitStack,
-        types: dict[str, Any] | None = None,
-        end: str = '',
-    ) -> Any:
+    def _arrow(self, reader: Any, files: ExitStack,
+               types: dict[str, Any] | None = None, end: str = '') -> Any:
         r"""Runs one of Arrow's readers over the file and a last row."""
         file = _WithEnd(self.path, self.encoding, end)
         files.callback(file.close)

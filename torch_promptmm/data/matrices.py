@@ -31,11 +31,8 @@ def check_folder(root: str | os.PathLike[str]) -> Path:
     return path
 
 
-def matrix_files(
-    root: Path,
-    suffix: str = '',
-    kinds: Collection[str] = ('.npy', ),
-) -> dict[str, Path]:
+def matrix_files(root: Path, suffix: str = '',
+                 kinds: Collection[str] = ('.npy', )) -> dict[str, Path]:
     r"""The files :obj:`<name><suffix>.npy` (or of other :obj:`kinds`) of a
     folder by name, in the order of the alphabet, without those of masks."""
     files: dict[str, Path] = {}
@@ -172,12 +169,9 @@ def _to_numpy(value: Any) -> np.ndarray:
             np.asarray(value))
 
 
-def _read_table(
-    source: Any,
-    id_column: str | None,
-    columns: Collection[str] | None,
-    report: Report,
-) -> tuple[np.ndarray, list[Any], str]:
+def _read_table(source: Any, id_column: str | None,
+                columns: Collection[str] | None,
+                report: Report) -> tuple[np.ndarray, list[Any], str]:
     is_file = isinstance(source, Path)
     where = str(source) if is_file else 'the table'
     try:
@@ -249,12 +243,8 @@ def _is_list(kind: Any) -> bool:
             or pa.types.is_fixed_size_list(kind))
 
 
-def _to_matrix(
-    table: Any,
-    ids: list[Any],
-    where: str,
-    search: bool,
-) -> np.ndarray:
+def _to_matrix(table: Any, ids: list[Any], where: str,
+               search: bool) -> np.ndarray:
     r"""The matrix in a column of lists or several of numbers; with
     :obj:`search`, none of these may be ids."""
     hint = 'say which columns hold the features with columns='

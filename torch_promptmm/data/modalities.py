@@ -14,11 +14,8 @@ MASK_SUFFIX = '_mask'
 BLOCK_NUMEL = 1 << 20  # Entries that are looked at at a time.
 
 
-def find_modalities(
-    attrs: Mapping[str, Any],
-    modalities: Sequence[str] | None,
-    owner: str,
-) -> list[str]:
+def find_modalities(attrs: Mapping[str, Any], modalities: Sequence[str] | None,
+                    owner: str) -> list[str]:
     r"""The names of the modalities among the attributes of the items."""
     if modalities is None:
         return [
@@ -77,12 +74,8 @@ def check_feature(value: Any, name: str) -> Tensor:
     return value
 
 
-def check_rows(
-    value: Tensor,
-    name: str,
-    num_items: int,
-    finite: bool = True,
-) -> None:
+def check_rows(value: Tensor, name: str, num_items: int,
+               finite: bool = True) -> None:
     r"""Checks that there is one row an item and, with :obj:`finite`, for NaN
     and infinite entries, a block of rows at a time."""
     if value.size(0) != num_items:

@@ -19,11 +19,8 @@ MAX_RATIO = 200  # Features packed by DEFLATE shrink to a third or so.
 MAX_FREE = 1 << 26  # Archives that unpack to less may shrink as they like.
 
 
-def read_array(
-    path: PathLike,
-    mmap: bool = False,
-    max_bytes: int | None = None,
-) -> np.ndarray:
+def read_array(path: PathLike, mmap: bool = False,
+               max_bytes: int | None = None) -> np.ndarray:
     r"""Reads a :obj:`.npy` file, or the one array of an :obj:`.npz` archive.
 
     With :obj:`mmap` a :obj:`.npy` file is mapped into memory copy-on-write:

@@ -213,12 +213,8 @@ def _take(columns: Columns, rows: np.ndarray) -> None:
         columns[name] = columns[name][rows]
 
 
-def _take_latest(
-    columns: Columns,
-    num_items: int,
-    where: str,
-    report: Report,
-) -> None:
+def _take_latest(columns: Columns, num_items: int, where: str,
+                 report: Report) -> None:
     r"""Sorts by (user, item) and keeps the latest of equal rows."""
     time = columns.get('time', np.empty(0))
     if not bool((time[1:] >= time[:-1]).all()):
@@ -244,15 +240,8 @@ def stable_sort(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return key[order], order
 
 
-def _renumber(
-    columns: Columns,
-    role: str,
-    ids: IdMap,
-    given: IdMap | None,
-    unknown: str,
-    where: str,
-    report: Report,
-) -> IdMap:
+def _renumber(columns: Columns, role: str, ids: IdMap, given: IdMap | None,
+              unknown: str, where: str, report: Report) -> IdMap:
     r"""Gives users or items their final rows."""
     rows = columns[role]
     used = np.bincount(rows, minlength=len(ids)) > 0

@@ -46,13 +46,8 @@ def read_unsplit(
     return data, graph, user, item
 
 
-def make_split(
-    data: HeteroData,
-    graph: InteractionData,
-    part: np.ndarray,
-    known: str,
-    report: Report,
-) -> Split:
+def make_split(data: HeteroData, graph: InteractionData, part: np.ndarray,
+               known: str, report: Report) -> Split:
     r"""The three graphs, over one storage of whatever the nodes have, from
     where each interaction goes :math:`[E]` and what the test knows of.
 

@@ -56,13 +56,8 @@ class InteractionSplit(BaseTransform):
                            time.numpy(force=True), report)
         return make_split(data, graph, part, self.known, report)
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
         r"""Where each interaction goes :math:`[E]`: 0 for training, 1 for
         validation, 2 for test.
 
@@ -109,13 +104,8 @@ class RandomUserSplit(InteractionSplit):
         self.val, self.test = _check_shares(val, test)
         self.seed = check_int('seed', seed)
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
         rank, size = _rank(user, _draw(user, item, self.seed))
         # There is always one to train on.
         test = np.minimum(np.rint(size * self.test), size - 1)
@@ -161,13 +151,8 @@ class LeaveOneOutSplit(InteractionSplit):
         self.order = check_choice('order', order, ('time', 'random'))
         self.seed = check_int('seed', seed)
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
         value = (-_need_time(time, self) if self.order == 'time' else
                  _draw(user, item, self.seed))
         rank, size = _rank(user, value, -item)
@@ -223,13 +208,8 @@ class TemporalSplit(InteractionSplit):
                              f"{val_time} and {test_time})")
         self.val_time, self.test_time = val_time, test_time
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
         time = _need_time(time, self)
         first, second = self.val_time, self.test_time
         part = np.full(len(user), TRAIN)
@@ -281,11 +261,8 @@ def _draw(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
     return out
 
 
-def _rank(
-    user: np.ndarray,
-    value: np.ndarray,
-    tie: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+def _rank(user: np.ndarray, value: np.ndarray,
+          tie: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     r"""The place of each interaction among those of its user, by ascending
     value, and the number of them.
     """

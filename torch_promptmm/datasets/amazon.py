@@ -284,13 +284,8 @@ class AmazonReviews(SplitDataset):
                               self.seed)
         return KCore(max(self.core, 1))(data), texts
 
-    def _features(
-        self,
-        data: HeteroData,
-        paths: dict[str, Any],
-        texts: dict[str, str],
-        folder: Path,
-    ) -> HeteroData:
+    def _features(self, data: HeteroData, paths: dict[str, Any],
+                  texts: dict[str, str], folder: Path) -> HeteroData:
         items: IdMap = data['item'].raw_id
         report = report_of(data)
         masks = {}
@@ -323,12 +318,8 @@ class AmazonReviews(SplitDataset):
         return data
 
 
-def draw_users(
-    data: HeteroData,
-    num_users: int,
-    core: int,
-    seed: int = 0,
-) -> HeteroData:
+def draw_users(data: HeteroData, num_users: int, core: int,
+               seed: int = 0) -> HeteroData:
     r"""Keeps the interactions of randomly drawn users: the most for which the
     core of their interactions has no more than :obj:`num_users` users."""
     user, item = data[DEFAULT_EDGE_TYPE].edge_index.numpy()

@@ -103,11 +103,8 @@ def read_reviews(path: str) -> tuple[list[Any], list[IdMap]]:
     return out, [IdMap(x) for x in ids]
 
 
-def read_texts(
-    path: str,
-    wanted: Container[str],
-    report: Report,
-) -> dict[str, str]:
+def read_texts(path: str, wanted: Container[str],
+               report: Report) -> dict[str, str]:
     r"""Title, brand, categories and description of the wanted items, as one
     text each, from a file like :obj:`meta_Electronics.json.gz`; items without
     any are left out."""
@@ -146,12 +143,8 @@ def item_text(record: dict[str, Any]) -> str:
     return ' '.join(' '.join(parts).split())
 
 
-def read_images(
-    path: str,
-    items: IdMap,
-    out: np.ndarray | None,
-    report: Report,
-) -> np.ndarray:
+def read_images(path: str, items: IdMap, out: np.ndarray | None,
+                report: Report) -> np.ndarray:
     r"""Copies the features of the wanted items out of a file of records, 10
     bytes of id and 4,096 floats each, of which only a few are in memory.
 

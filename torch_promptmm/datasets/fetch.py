@@ -70,13 +70,8 @@ def download(
     return str(path)
 
 
-def fetch_missing(
-    path: Path,
-    urls: Mapping[str, str],
-    base_url: str | None,
-    checksums: Mapping[str, str],
-    progress: bool,
-) -> None:
+def fetch_missing(path: Path, urls: Mapping[str, str], base_url: str | None,
+                  checksums: Mapping[str, str], progress: bool) -> None:
     r"""Fetches a file that is not there from its address in :obj:`urls`, or
     else from the folder at :obj:`base_url`."""
     name = path.name
@@ -108,14 +103,8 @@ def _parse_checksum(checksum: str) -> tuple[str, str]:
     return kind, wanted.lower()
 
 
-def _fetch(
-    url: str,
-    path: Path,
-    checksum: str | None,
-    timeout: float,
-    retries: int,
-    progress: bool,
-) -> None:
+def _fetch(url: str, path: Path, checksum: str | None, timeout: float,
+           retries: int, progress: bool) -> None:
     part, tag = (path.with_name(f'{path.name}.part{x}') for x in ('', '.tag'))
     error: BaseException | None = None
     for attempt in range(retries + 1):
@@ -143,13 +132,8 @@ def _fetch(
         f"fetch the file by other means and put it at {path}") from error
 
 
-def _continue(
-    url: str,
-    part: Path,
-    tag: Path,
-    timeout: float,
-    progress: bool,
-) -> bool:
+def _continue(url: str, part: Path, tag: Path, timeout: float,
+              progress: bool) -> bool:
     r"""Fetches what is missing of the version that :obj:`tag` tells of; true
     if all of it is there then."""
     request, start = urllib.request.Request(url), 0
@@ -180,13 +164,8 @@ def _continue(
     return total is None or size == total
 
 
-def _copy(
-    reply: Any,
-    out: IO[bytes],
-    size: int,
-    total: int | None,
-    progress: bool,
-) -> int:
+def _copy(reply: Any, out: IO[bytes], size: int, total: int | None,
+          progress: bool) -> int:
     while block := reply.read(BLOCK):
         out.write(block)
         size += len(block)

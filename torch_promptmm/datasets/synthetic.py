@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_choice, check_float, check_int
-from torch_promptmm.data import from_splits, load_npy, save_npy
+from torch_promptmm.data import from_splits
 from torch_promptmm.data.modalities import FLOATS, MASK_SUFFIX
+from torch_promptmm.data.npy import load_npy, save_npy
 from torch_promptmm.datasets import _planted
 from torch_promptmm.datasets.base import SPLITS, SplitDataset, Transform
 from torch_promptmm.datasets.blocks import BlockDataset

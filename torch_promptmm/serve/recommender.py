@@ -14,12 +14,8 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
-from torch_promptmm.data import (
-    IdMap,
-    id_maps,
-    known_interactions,
-    read_graph,
-)
+from torch_promptmm.data import IdMap, id_maps, read_graph
+from torch_promptmm.data.contract import known_interactions
 from torch_promptmm.models import as_model, embed
 from torch_promptmm.nn import UserItemGraph, unit_rows
 from torch_promptmm.serve.recommend import recommend

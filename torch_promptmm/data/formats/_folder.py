@@ -132,13 +132,8 @@ def _read_sidecar(root: Path) -> dict[str, Any]:
     return out
 
 
-def _number_of(
-    kind: str,
-    highest: int,
-    note: dict[str, Any],
-    sizes: dict[str, int],
-    root: Path,
-) -> int:
+def _number_of(kind: str, highest: int, note: dict[str, Any],
+               sizes: dict[str, int], root: Path) -> int:
     r"""The number of users or items, from all that a folder tells."""
     if f'num_{kind}' in note:
         sizes = {**sizes, SIDECAR: int(note[f'num_{kind}'])}

@@ -147,10 +147,8 @@ def _find(root: Path, *layouts: tuple[str, ...]) -> tuple[str, ...]:
     return ()
 
 
-def _read_matrix(
-    path: Path,
-    report: Report,
-) -> tuple[np.ndarray, tuple[int, int]]:
+def _read_matrix(path: Path,
+                 report: Report) -> tuple[np.ndarray, tuple[int, int]]:
     matrix = read_pickle(path)
     if isinstance(matrix, np.ndarray):
         if matrix.ndim != 2:
@@ -199,12 +197,8 @@ def _read_lists(path: Path) -> np.ndarray:
     return np.array([user, item], dtype=np.int64)
 
 
-def _compare(
-    root: Path,
-    a: np.ndarray,
-    b: np.ndarray,
-    files: list[str],
-) -> None:
+def _compare(root: Path, a: np.ndarray, b: np.ndarray,
+             files: list[str]) -> None:
     width = int(max(a[1].max(initial=0), b[1].max(initial=0))) + 1
     odd = np.setxor1d(a[0] * width + a[1], b[0] * width + b[1])
     if len(odd):
