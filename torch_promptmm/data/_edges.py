@@ -85,17 +85,13 @@ def edge_key(index: Tensor, num_items: int) -> Tensor:
     return index[0] * num_items + index[1]
 
 
-def key_to_edges(key: Tensor, num_items: int) -> Tensor:
-    r"""The inverse of :func:`edge_key`."""
-    return torch.stack([key // num_items, key % num_items])
-
-
 def unique_edges(index: Tensor, num_items: int) -> Tensor:
     r"""Sorts interactions by (user, item) and drops the duplicates."""
     key = edge_key(index, num_items)
     if bool((key[1:] > key[:-1]).all()):  # Nothing to do, the usual case.
         return index
-    return key_to_edges(key.unique(), num_items)
+    key = key.unique()
+    return torch.stack([key // num_items, key % num_items])
 
 
 def union_edges(a: Tensor, b: Tensor, num_items: int) -> Tensor:

@@ -41,15 +41,13 @@ class InteractionData:
     Args:
         num_users (int): The number of users :math:`U`.
         num_items (int): The number of items :math:`I`.
-        edge_index (torch.Tensor): The known interactions
-            :math:`[2, E]`, int64, sorted by (user, item), each one once.
-        label_index (torch.Tensor, optional): The positives
-            :math:`[2, P]` of :obj:`edge_label_index` in the same form, or
-            :obj:`None` where the graph has none.
-        features (dict): The features
-            :math:`[I, d_m]` of each modality, by reference.
-        masks (dict): The masks :math:`[I]` of the
-            modalities that have one.
+        edge_index (torch.Tensor): The known interactions :math:`[2, E]`,
+            int64, sorted by (user, item), each one once.
+        label_index (torch.Tensor, optional): The positives :math:`[2, P]` of
+            :obj:`edge_label_index`, if the graph has them, in the same form.
+        features (dict): The features :math:`[I, d_m]` of each modality, by
+            reference.
+        masks (dict): The masks :math:`[I]` of the modalities that have one.
         edge_type (tuple): Where the interactions were found.
     """
     num_users: int
@@ -230,18 +228,14 @@ def find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
         return edge_type
     if DEFAULT_EDGE_TYPE in available:
         return DEFAULT_EDGE_TYPE
-    forward = [x for x in available if not _is_reverse(x, available)]
+    reverse = [(dst, f'rev_{rel}', src) for src, rel, dst in available]
+    forward = [x for x in available if x not in reverse]
     if len(forward) != 1:
         raise ValueError(
             f"Cannot tell which edges of 'data' are the interactions (it has "
             f"the edge types {available}); name one with "
             f"edge_type=('user', 'interacts', 'item')")
     return check_edge_type(forward[0])
-
-
-def _is_reverse(edge_type: EdgeType, available: list[EdgeType]) -> bool:
-    src, rel, dst = edge_type
-    return rel.startswith('rev_') and (dst, rel[4:], src) in available
 
 
 def _node_attrs(data: HeteroData, kind: str) -> Mapping[str, Any]:
@@ -260,10 +254,8 @@ def _read_features(data: HeteroData, item: str,
             f"floating-point tensor data['{item}'].<name> of shape "
             f"[num_items, channels] (data['{item}'] has "
             f"{sorted(attrs.keys())}, modalities={modalities})")
-    return {
-        name: check_feature(attrs[name], f"data['{item}'].{name}")
-        for name in names
-    }
+    return {name: check_feature(attrs[name], f"data['{item}'].{name}")
+            for name in names}
 
 
 def _num_nodes(data: HeteroData, kind: str,
@@ -276,10 +268,8 @@ def _num_nodes(data: HeteroData, kind: str,
             path, value.item() if isinstance(value, Tensor) else value, 1)
 
     tensors = features or {
-        name: value
-        for name, value in attrs.items()
-        if isinstance(value, Tensor) and value.dim() > 0
-    }
+        name: value for name, value in attrs.items()
+        if isinstance(value, Tensor) and value.dim() > 0}
     sizes = {name: value.size(0) for name, value in tensors.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         found = f' (its attributes have the rows {sizes})' if sizes else ''
