@@ -61,25 +61,24 @@ def read_frame(source: Any, wanted: dict[str, Column], **text: Any) -> Frame:
         if path.is_dir() or path.suffix in PARQUET:
             return _read_parquet(path, wanted)
         return _TextFile(path, **text).read(wanted)
+    where = f'the {type(source).__name__}'
     if hasattr(source, 'iloc'):  # Columns that nobody wants may hold anything.
-        places = _find([str(x) for x in source.columns], wanted,
-                       'the DataFrame')
+        places = _find([str(x) for x in source.columns], wanted, where)
+        part = source.iloc[:, list(places.values())]
         try:
-            table = pa.Table.from_pandas(
-                source.iloc[:, list(places.values())].set_axis(
-                    list(places), axis=1), preserve_index=False)
+            return Frame(pa.Table.from_pandas(
+                part.set_axis(list(places), axis=1), preserve_index=False),
+                where)
         except (pa.ArrowException, OverflowError) as error:
             raise TypeError(
-                f'the DataFrame: a column holds values of several kinds, or '
-                f'of one that is no column of Arrow ({error}); ids must be '
-                f'all strings or all integers') from error
-        return Frame(table, 'the DataFrame')
+                f'{where}: a column holds values of several kinds, or of one '
+                f'that is no column of Arrow ({error}); ids must be all '
+                f'strings or all integers') from error
     if not hasattr(source, '__arrow_c_stream__'):
         raise TypeError(f"'source' must be the path of a file, a DataFrame, "
                         f"or have __arrow_c_stream__ (got "
                         f"{type(source).__name__})")
     table = pa.RecordBatchReader.from_stream(source).read_all()
-    where = f'the {type(source).__name__}'
     places = _find(table.column_names, wanted, where)
     return Frame(table.select(list(places.values())).rename_columns(
         list(places)), where)

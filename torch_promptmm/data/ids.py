@@ -255,13 +255,13 @@ def _check_length(ids: IdMap, kind: str, num_nodes: int | None) -> None:
 
 def list_ids(values: Any) -> list[Any]:
     r"""Ids of any kind as a list of Python objects."""
-    if isinstance(values, (str, int)) or np.isscalar(values):
-        return [values.item() if isinstance(values, np.generic) else values]
-    if isinstance(values, (Tensor, np.ndarray)):
-        if values.ndim > 1:
-            raise ValueError(f'Ids must be one-dimensional (got the shape '
-                             f'{list(values.shape)})')
-        return values.reshape(-1).tolist()
+    if getattr(values, 'ndim', 1) > 1:
+        raise ValueError(f'Ids must be one-dimensional (got the shape '
+                         f'{list(values.shape)})')
+    if hasattr(values, 'tolist'):  # An array, a tensor or a column.
+        values = values.tolist()
+    if np.isscalar(values):
+        values = [values]
     if not isinstance(values, Iterable):
         raise TypeError(f'Ids must be a list (got {type(values).__name__})')
     return [x.item() if isinstance(x, np.generic) else x for x in values]

@@ -100,21 +100,8 @@ class AmazonReviews(SplitDataset):
             :class:`~torch_promptmm.data.RandomUserSplit` (0.1 and 0.1).
             (default: :obj:`None`)
         seed (int, optional): For drawing users. (default: :obj:`0`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        mmap (bool, optional): If set to :obj:`True`, features are mapped into
-            memory. (default: :obj:`False`)
-        urls (dict, optional): Addresses of files, by file name.
-            (default: :obj:`None`)
-        base_url (str, optional): The address of a folder with all files.
-            (default: :obj:`None`)
-        checksums (dict, optional): Checksums of files, such as
-            :obj:`"sha256:<hex>"`; the files' source publishes none.
-            (default: :obj:`None`)
-        progress (bool, optional): If set to :obj:`True`, downloads report
-            how far they are. (default: :obj:`False`)
-        transform (callable, optional): Applied to each graph at each access.
-            (default: :obj:`None`)
+        known, mmap, urls, base_url, checksums, progress, transform
+            (optional): See :class:`Netflix`.
         force_reload (bool, optional): Whether to make the dataset anew.
             (default: :obj:`False`)
     """
