@@ -19,13 +19,15 @@ from torch_promptmm.checks import (
 from torch_promptmm.data import (
     IdMap,
     InteractionData,
-    check_same_entities,
     held_out,
     id_maps,
-    known_interactions,
     read_graph,
 )
-from torch_promptmm.data.contract import check_edge_type
+from torch_promptmm.data.contract import (
+    check_edge_type,
+    check_same_entities,
+    known_interactions,
+)
 from torch_promptmm.distill.stages import (
     Parts,
     StudentStage,
