@@ -19,10 +19,10 @@ from torch_promptmm.data import (
     add_features,
     from_interactions,
     item_ids,
-    read_array,
     read_graph,
     read_interactions,
 )
+from torch_promptmm.data.npy import read_array
 
 ITEMS = ['x', 'y', 'z']
 
@@ -362,7 +362,7 @@ ERRORS = {
                     "no item has a feature .*such as 'x'"),
     'ids of another type': (lambda p: matrix(), {'ids': [1, 2, 3]},
                             'ids are integers, such as 1, but .*text'),
-    'ids that are no list': (lambda p: matrix(), {'ids': 3}, 'must be a list'),
+    'ids that are no list': (lambda p: matrix(), {'ids': 3}, '1 ids for 3'),
     'vector': (lambda p: matrix()[0], {'ids': ITEMS}, 'must be a matrix'),
     'text features': (lambda p: np.array([['a'], ['b'], ['c']]),
                       {'ids': ITEMS}, 'must be numbers'),
@@ -404,7 +404,7 @@ ERRORS = {
         "row 1: a vector of 1 numbers for 'y', elsewhere of 2"),
     'truncated parquet': (
         lambda p: cut(parquet(p / 'x.parquet', sku=['x'], v=[[1.0]]), 99), {},
-        'no whole Parquet'),
+        'x.parquet: no whole table'),
 }
 
 

@@ -17,14 +17,16 @@ from torch_geometric.typing import WITH_TORCH_SPARSE
 from torch_promptmm.data import (
     KCore,
     RandomUserSplit,
-    check_same_entities,
     from_interactions,
     held_out,
-    known_interactions,
     read_graph,
-    supervision,
 )
-from torch_promptmm.data.contract import warn_identical_splits
+from torch_promptmm.data.contract import (
+    check_same_entities,
+    known_interactions,
+    supervision,
+    warn_identical_splits,
+)
 
 UI = ('user', 'interacts', 'item')
 IU = ('item', 'rev_interacts', 'user')

@@ -12,11 +12,11 @@ from torch_promptmm.data import (
     KCore,
     add_features,
     item_ids,
-    k_core,
     read_graph,
     read_interactions,
     user_ids,
 )
+from torch_promptmm.data.filtering import k_core
 
 EDGE = ('user', 'interacts', 'item')
 

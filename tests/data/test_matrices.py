@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -60,7 +62,8 @@ def test_ids_at_hand(source: object) -> None:
 
 
 def test_ids_of_numbers() -> None:
-    for source in (torch.tensor([1, 2]), np.array([1, 2]), range(1, 3)):
+    for source in (torch.tensor([1, 2]), np.array([1, 2]), range(1, 3),
+                   pd.Series([1, 2]), pa.array([1, 2])):
         assert load_ids(source) == [1, 2]
         assert type(load_ids(source)[0]) is int
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torch_promptmm.data import load_npy, save_npy
+from torch_promptmm.data.npy import load_npy, save_npy
 
 
 @pytest.mark.parametrize('mmap', [False, True])

@@ -85,7 +85,7 @@ ERRORS = {
                             'no interaction is left .*2 interactions rated '
                             'below 6'),
     'wrong unit': ('t.csv', HEAD + GOOD, {**ALL, 'time_unit': 'h'},
-                   "'time_unit' must be one of s, ms, us, ns"),
+                   "'time_unit' must be one of None, 's', 'ms', 'us'"),
     'wrong id_type': ('t.csv', HEAD + GOOD, {'id_type': 'x'}, "'id_type'"),
     'wrong unknown': ('t.csv', HEAD + GOOD, {'unknown': 'x'}, "'unknown'"),
 }

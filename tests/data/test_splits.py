@@ -198,3 +198,10 @@ def test_all_that_edges_have_goes_along() -> None:
         assert part[EDGE].array.tolist() == now.tolist()
         assert part['item', 'like', 'item'].num_edges == 2
     assert data[EDGE].num_edges == 20
+
+
+def test_a_random_split_names_its_seed() -> None:
+    # A dataset's folder is named after its split.
+    assert repr(LeaveOneOutSplit('random', seed=3)) == (
+        "LeaveOneOutSplit(order='random', seed=3)")
+    assert repr(LeaveOneOutSplit('time')) == "LeaveOneOutSplit(order='time')"

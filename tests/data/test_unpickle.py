@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_promptmm.data import read_pickle
+from torch_promptmm.data.unpickle import read_pickle
 
 MATRIX = sp.random(20, 30, 0.2, format='csr', random_state=0)
 

@@ -407,7 +407,7 @@ def test_damaged_afterwards(root: Path) -> None:
 def test_arguments(tmp_path: Path) -> None:
     for kwargs, message in [
         ({'category': '../x'}, "'category' must be the name"),
-        ({'subset': 'all'}, "'subset' must be one of 5-core, paper"),
+        ({'subset': 'all'}, "'subset' must be one of '5-core', 'paper'"),
         ({'modalities': 'visual'}, "'modalities' must be a list"),
         ({'require': ['acoustic']}, "'require' must be a list"),
         ({'core': -1}, "'core' must be at least 0"),

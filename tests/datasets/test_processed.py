@@ -10,7 +10,7 @@ import pytest
 from amazon_raw import write_amazon_raw
 from splits import make_splits, same_splits
 
-from torch_promptmm.data import save_npy
+from torch_promptmm.data.npy import save_npy
 from torch_promptmm.datasets import AmazonReviews
 from torch_promptmm.datasets._lock import alone
 from torch_promptmm.datasets.processed import (

@@ -1,15 +1,8 @@
 r"""The data contract: :class:`~torch_geometric.data.HeteroData` in and out."""
 
-from torch_promptmm.data.contract import (
-    InteractionData,
-    check_same_entities,
-    held_out,
-    known_interactions,
-    read_graph,
-    supervision,
-)
+from torch_promptmm.data.contract import InteractionData, held_out, read_graph
 from torch_promptmm.data.features import add_feature_folder, add_features
-from torch_promptmm.data.filtering import KCore, k_core
+from torch_promptmm.data.filtering import KCore
 from torch_promptmm.data.formats import (
     read_mmrec,
     read_promptmm,
@@ -18,7 +11,6 @@ from torch_promptmm.data.formats import (
 )
 from torch_promptmm.data.ids import IdMap, id_maps, item_ids, set_ids, user_ids
 from torch_promptmm.data.interactions import from_interactions, from_splits
-from torch_promptmm.data.npy import load_npy, read_array, save_npy
 from torch_promptmm.data.read import read_interactions
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.subgraph import subgraph
@@ -29,12 +21,10 @@ from torch_promptmm.data.transforms import (
     RandomUserSplit,
     TemporalSplit,
 )
-from torch_promptmm.data.unpickle import read_pickle
 
 __all__ = classes = [
     'add_feature_folder',
     'add_features',
-    'check_same_entities',
     'from_interactions',
     'from_splits',
     'held_out',
@@ -43,24 +33,17 @@ __all__ = classes = [
     'InteractionSplit',
     'id_maps',
     'item_ids',
-    'k_core',
     'KCore',
-    'known_interactions',
     'LeaveOneOutSplit',
-    'load_npy',
     'RandomUserSplit',
-    'read_array',
     'read_graph',
     'read_interactions',
     'read_mmrec',
-    'read_pickle',
     'read_promptmm',
     'Report',
-    'save_npy',
     'SentenceEncoder',
     'set_ids',
     'subgraph',
-    'supervision',
     'TemporalSplit',
     'TfidfSVD',
     'user_ids',

@@ -33,9 +33,8 @@ def check_edges(name: str, index: Any) -> Tensor:
         raise TypeError(f"'{name}' must hold integer ids (got dtype "
                         f"{index.dtype}); convert it to int64")
     if index.dim() != 2 or index.size(0) != 2:
-        hint = ''
-        if index.dim() == 2 and index.size(1) == 2:
-            hint = '; its rows look like pairs, so pass its transpose'
+        hint = ('; its rows look like pairs, so pass its transpose'
+                if index.dim() == 2 and index.size(1) == 2 else '')
         raise ValueError(f"'{name}' must have the shape [2, E], user row and "
                          f"item row (got {list(index.shape)}){hint}")
     return index.long()
@@ -49,28 +48,18 @@ def check_edge_range(name: str, index: Tensor, num_users: int,
         check_range(name, index[0], num_users, 'user', hint=hint)
         check_range(name, index[1], num_items, 'item', hint=hint)
     except ValueError as error:
-        user, item = (int(x) for x in index.amax(dim=1))
-        flip = ''
-        if user < num_items and item < num_users:
-            flip = ' (are its rows swapped?)'
-        raise ValueError(f'{error}{flip}') from None
+        user, item = index.amax(dim=1).tolist()
+        flip = user < num_items and item < num_users
+        raise ValueError(f"{error}{' (are its rows swapped?)' * flip}"
+                         ) from None
 
 
-def stored_edges(
-    data: HeteroData,
-    edge_type: EdgeType,
-    size: tuple[int, int] | None = None,
-) -> tuple[str, Tensor]:
+def stored_edges(data: HeteroData, edge_type: EdgeType,
+                 size: tuple[int, int] | None = None) -> tuple[str, Tensor]:
     r"""Returns the interactions :math:`[2, E]` of :obj:`edge_index`, or else
     of :obj:`adj_t`, in the order of the edges' attributes, and where they
-    were found.
-
-    Args:
-        data (HeteroData): The graph.
-        edge_type (tuple): The edge type of the interactions.
-        size (tuple, optional): The number of users and items, which
-            :obj:`adj_t` must have. (default: :obj:`None`)
-    """
+    were found. :obj:`size` are the numbers of users and items, which
+    :obj:`adj_t` must have."""
     store: Mapping[str, Any] = data[edge_type]
     name = f'data[{edge_type}].edge_index'
     if 'edge_index' in store:
@@ -96,17 +85,13 @@ def edge_key(index: Tensor, num_items: int) -> Tensor:
     return index[0] * num_items + index[1]
 
 
-def key_to_edges(key: Tensor, num_items: int) -> Tensor:
-    r"""The inverse of :func:`edge_key`."""
-    return torch.stack([key // num_items, key % num_items])
-
-
 def unique_edges(index: Tensor, num_items: int) -> Tensor:
     r"""Sorts interactions by (user, item) and drops the duplicates."""
     key = edge_key(index, num_items)
     if bool((key[1:] > key[:-1]).all()):  # Nothing to do, the usual case.
         return index
-    return key_to_edges(key.unique(), num_items)
+    key = key.unique()
+    return torch.stack([key // num_items, key % num_items])
 
 
 def union_edges(a: Tensor, b: Tensor, num_items: int) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from torch_promptmm.data.extras import import_extra
+from torch_promptmm.checks import check_choice
+from torch_promptmm.data.extras import pa, pandas, pc
 from torch_promptmm.data.frame import Frame, is_number
 from torch_promptmm.data.ids import IdMap
 from torch_promptmm.data.report import Report, shorten
@@ -19,17 +20,11 @@ TO_MS = {'s': 1e3, 'ms': 1.0, 'us': 1e-3, 'ns': 1e-6}
 BOUNDS = [1e11, 1e14, 1e17]
 
 
-def number_ids(
-    frame: Frame,
-    role: str,
-    id_type: str,
-    report: Report,
-) -> tuple[np.ndarray, IdMap]:
+def number_ids(frame: Frame, role: str, id_type: str,
+               report: Report) -> tuple[np.ndarray, IdMap]:
     r"""The rows of a column of ids :math:`[N]`, ``-1`` where there is none,
     and the ids that they stand for in the order of their first appearance.
     """
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     column = frame.table[role]
     if pa.types.is_dictionary(column.type):  # Each chunk may have its own.
         column = column.cast(column.type.value_type)
@@ -69,8 +64,6 @@ def _is_text(kind: Any) -> bool:
 def _encode(column: Any) -> tuple[np.ndarray, Any]:
     r"""The place of each value among the distinct ones, ``-1`` for a missing
     one, and these in the order of their first appearance."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     if not pa.types.is_integer(column.type):
         column = column.cast(pa.string() if column.nbytes < 1 << 31 else
                              pa.large_string())
@@ -81,15 +74,9 @@ def _encode(column: Any) -> tuple[np.ndarray, Any]:
     return rows.to_numpy(), parts[-1].dictionary
 
 
-def _clean(
-    frame: Frame,
-    role: str,
-    rows: np.ndarray,
-    ids: Any,
-    report: Report,
-) -> tuple[np.ndarray, Any]:
+def _clean(frame: Frame, role: str, rows: np.ndarray, ids: Any,
+           report: Report) -> tuple[np.ndarray, Any]:
     r"""Takes white space from around ids; empty ones are missing."""
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     clean = pc.utf8_trim_whitespace(ids) if frame.is_text else ids
     bad = pc.or_(pc.match_substring_regex(clean, CONTROL),
                  pc.match_substring(ids, '\n'))
@@ -111,7 +98,6 @@ def _clean(
 
 def to_numbers(frame: Frame, role: str) -> np.ndarray:
     r"""A column as floats :math:`[N]`, NaN where there is none."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
     column = frame.table[role]
     try:
         return column.cast(pa.float64(), safe=False).to_numpy()
@@ -125,26 +111,19 @@ def to_numbers(frame: Frame, role: str) -> np.ndarray:
                          f'({error})') from error
 
 
-def read_times(
-    frame: Frame,
-    unit: str | None,
-    time_format: str | None,
-    report: Report,
-) -> np.ndarray:
+def read_times(frame: Frame, unit: str | None, time_format: str | None,
+               report: Report) -> np.ndarray:
     r"""The column of times in milliseconds since 1970 :math:`[N]`, NaN where
     there is none.
     """
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    if unit is not None and unit not in TO_MS:
-        raise ValueError(f"'time_unit' must be one of {', '.join(TO_MS)} or "
-                         f"None (got {unit!r})")
+    check_choice('time_unit', unit, (None, *TO_MS))
     column = frame.table['time']
     if _is_text(column.type):
         return _parse_dates(frame, *_encode(column), time_format)
     if pa.types.is_temporal(column.type):
-        zone = getattr(column.type, 'tz', None)
         try:
-            dates = column.cast(pa.timestamp('ms', zone), safe=False)
+            dates = column.cast(pa.timestamp(
+                'ms', getattr(column.type, 'tz', None)), safe=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ValueError(f'{frame.where}: the time must be numbers or '
                              f'dates (got {column.type})') from error
@@ -163,22 +142,13 @@ def to_milliseconds(
     value: np.ndarray,
     unit: str | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    r"""Times as whole milliseconds since 1970.
+    r"""Times :math:`[N]` as whole milliseconds since 1970, NaN where a number
+    is not finite, and how many numbers were in which unit.
 
     Without a ``unit`` each number tells its own by its size: below
     :math:`10^{11}` it counts seconds, below :math:`10^{14}` milliseconds,
     below :math:`10^{17}` microseconds, else nanoseconds. So a column in which
     two sources are mixed is put right, number by number.
-
-    Args:
-        value (numpy.ndarray): Numbers :math:`[N]`.
-        unit (str, optional): ``"s"``, ``"ms"``, ``"us"`` or ``"ns"``.
-            (default: :obj:`None`)
-
-    Returns:
-        tuple[numpy.ndarray, dict[str, int]]: The times :math:`[N]`, float64
-        (NaN where the number is not finite), and how many numbers were in
-        which unit.
     """
     finite = np.isfinite(value)
     value = np.where(finite, value, np.nan)
@@ -191,13 +161,8 @@ def to_milliseconds(
             {k: n for k, n in zip(TO_MS, counts, strict=True) if n})
 
 
-def _parse_dates(
-    frame: Frame,
-    rows: np.ndarray,
-    values: Any,
-    time_format: str | None,
-) -> np.ndarray:
-    pandas = import_extra('pandas', 'tables', 'Reading dates')
+def _parse_dates(frame: Frame, rows: np.ndarray, values: Any,
+                 time_format: str | None) -> np.ndarray:
     texts = values.to_pandas()
     how = {'utc': True, 'format': time_format or 'ISO8601'}
     try:

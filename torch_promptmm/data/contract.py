@@ -2,7 +2,6 @@ r"""The data contract: reads and checks a graph of users and items."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from torch_promptmm.data.modalities import (
     check_rows,
     find_modalities,
 )
-from torch_promptmm.data.modalities import check_finite as _check_finite
 
 DEFAULT_EDGE_TYPE: EdgeType = ('user', 'interacts', 'item')
 SPLIT_HINT = ("RandomLinkSplit(..., edge_types=[{edge_type}], "
@@ -43,15 +41,13 @@ class InteractionData:
     Args:
         num_users (int): The number of users :math:`U`.
         num_items (int): The number of items :math:`I`.
-        edge_index (torch.Tensor): The known interactions
-            :math:`[2, E]`, int64, sorted by (user, item), each one once.
-        label_index (torch.Tensor, optional): The positives
-            :math:`[2, P]` of :obj:`edge_label_index` in the same form, or
-            :obj:`None` where the graph has none.
-        features (dict): The features
-            :math:`[I, d_m]` of each modality, by reference.
-        masks (dict): The masks :math:`[I]` of the
-            modalities that have one.
+        edge_index (torch.Tensor): The known interactions :math:`[2, E]`,
+            int64, sorted by (user, item), each one once.
+        label_index (torch.Tensor, optional): The positives :math:`[2, P]` of
+            :obj:`edge_label_index`, if the graph has them, in the same form.
+        features (dict): The features :math:`[I, d_m]` of each modality, by
+            reference.
+        masks (dict): The masks :math:`[I]` of the modalities that have one.
         edge_type (tuple): Where the interactions were found.
     """
     num_users: int
@@ -96,7 +92,7 @@ def read_graph(
         TypeError: If something is of another type than the contract's.
         ValueError: If sizes, ids or values contradict each other.
     """
-    edge_type = _find_edge_type(data, edge_type)
+    edge_type = find_edge_type(data, edge_type)
     user, _, item = edge_type
 
     features = _read_features(data, item, modalities, need_features)
@@ -106,14 +102,16 @@ def read_graph(
     masks = {}
     for name, value in features.items():
         path = f"data['{item}'].{name}"
-        check_rows(value, path, num_items)
-        if check_finite:
-            _check_finite(value, path)
+        check_rows(value, path, num_items, check_finite)
         if (mask := data[item].get(name + MASK_SUFFIX)) is not None:
             masks[name] = check_mask(path + MASK_SUFFIX, mask, num_items,
                                      some=True)
 
-    edge_index = _read_edges(data, edge_type, num_users, num_items)
+    name, edge_index = stored_edges(data, edge_type, (num_users, num_items))
+    check_edge_range(name, edge_index, num_users, num_items)
+    if edge_index.size(1) == 0:
+        raise ValueError(f"'{name}' is empty; a graph needs at least one "
+                         f"interaction")
     return InteractionData(
         num_users=num_users,
         num_items=num_items,
@@ -123,29 +121,6 @@ def read_graph(
         masks=masks,
         edge_type=edge_type,
     )
-
-
-def with_edge_index(
-    data: HeteroData,
-    edge_type: EdgeType | None = None,
-) -> HeteroData:
-    r"""Returns the graph with its interactions in :obj:`edge_index` alone.
-
-    For those who choose among interactions, and would leave :obj:`adj_t` as
-    it was: where there is one, a shallow copy without it.
-
-    Args:
-        data (HeteroData): The graph.
-        edge_type (tuple, optional): The edge type of the interactions, see
-            :func:`read_graph`. (default: :obj:`None`)
-    """
-    edge_type = _find_edge_type(data, edge_type)
-    if 'adj_t' not in data[edge_type]:
-        return data
-    out = copy.copy(data)
-    out[edge_type].edge_index = stored_edges(data, edge_type)[1]
-    del out[edge_type].adj_t
-    return out
 
 
 def supervision(graph: InteractionData) -> Tensor:
@@ -204,14 +179,8 @@ def check_same_entities(
     b: InteractionData,
     names: tuple[str, str] = ('train_data', 'val_data'),
 ) -> None:
-    r"""Checks that two graphs are over the same users and items.
-
-    Args:
-        a (InteractionData): The one graph.
-        b (InteractionData): The other graph.
-        names (tuple, optional): What to call them in the message.
-            (default: :obj:`("train_data", "val_data")`)
-    """
+    r"""Checks that two graphs, called :obj:`names` in the message, are over
+    the same users and items."""
     for kind in ['users', 'items']:
         x, y = getattr(a, f'num_{kind}'), getattr(b, f'num_{kind}')
         if x != y:
@@ -222,14 +191,8 @@ def check_same_entities(
 
 
 def warn_identical_splits(val: Tensor | None, test: Tensor | None) -> None:
-    r"""Warns if validation and test are the same interactions, as in some
-    published data.
-
-    Args:
-        val (torch.Tensor, optional): The positives of the one :math:`[2, P]`,
-            sorted, as :class:`InteractionData` has them.
-        test (torch.Tensor, optional): Those of the other.
-    """
+    r"""Warns if validation and test are the same interactions, sorted, as in
+    some published data."""
     if (val is not None and test is not None and val.size(1) > 0
             and torch.equal(val, test)):
         warnings.warn(
@@ -250,7 +213,8 @@ def check_edge_type(edge_type: Any) -> EdgeType:
     return tuple(edge_type)
 
 
-def _find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
+def find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
+    r"""The edge type of the interactions, see :func:`read_graph`."""
     if not isinstance(data, HeteroData):
         raise TypeError(f"'data' must be a torch_geometric.data.HeteroData "
                         f"(got {type(data).__name__}); build one with "
@@ -264,7 +228,8 @@ def _find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
         return edge_type
     if DEFAULT_EDGE_TYPE in available:
         return DEFAULT_EDGE_TYPE
-    forward = [x for x in available if not _is_reverse(x, available)]
+    reverse = [(dst, f'rev_{rel}', src) for src, rel, dst in available]
+    forward = [x for x in available if x not in reverse]
     if len(forward) != 1:
         raise ValueError(
             f"Cannot tell which edges of 'data' are the interactions (it has "
@@ -273,22 +238,14 @@ def _find_edge_type(data: HeteroData, edge_type: Any) -> EdgeType:
     return check_edge_type(forward[0])
 
 
-def _is_reverse(edge_type: EdgeType, available: list[EdgeType]) -> bool:
-    src, rel, dst = edge_type
-    return rel.startswith('rev_') and (dst, rel[4:], src) in available
-
-
 def _node_attrs(data: HeteroData, kind: str) -> Mapping[str, Any]:
     # Looking up a node type that is not there would create it.
     return data[kind] if kind in data.node_types else {}
 
 
-def _read_features(
-    data: HeteroData,
-    item: str,
-    modalities: Sequence[str] | None,
-    need_features: bool,
-) -> dict[str, Tensor]:
+def _read_features(data: HeteroData, item: str,
+                   modalities: Sequence[str] | None,
+                   need_features: bool) -> dict[str, Tensor]:
     attrs = _node_attrs(data, item)
     names = find_modalities(attrs, modalities, f"data['{item}']")
     if need_features and not names:
@@ -297,17 +254,12 @@ def _read_features(
             f"floating-point tensor data['{item}'].<name> of shape "
             f"[num_items, channels] (data['{item}'] has "
             f"{sorted(attrs.keys())}, modalities={modalities})")
-    return {
-        name: check_feature(attrs[name], f"data['{item}'].{name}")
-        for name in names
-    }
+    return {name: check_feature(attrs[name], f"data['{item}'].{name}")
+            for name in names}
 
 
-def _num_nodes(
-    data: HeteroData,
-    kind: str,
-    features: dict[str, Tensor] | None,
-) -> int:
+def _num_nodes(data: HeteroData, kind: str,
+               features: dict[str, Tensor] | None) -> int:
     attrs = _node_attrs(data, kind)
     path = f"data['{kind}'].num_nodes"
     if 'num_nodes' in attrs:
@@ -316,10 +268,8 @@ def _num_nodes(
             path, value.item() if isinstance(value, Tensor) else value, 1)
 
     tensors = features or {
-        name: value
-        for name, value in attrs.items()
-        if isinstance(value, Tensor) and value.dim() > 0
-    }
+        name: value for name, value in attrs.items()
+        if isinstance(value, Tensor) and value.dim() > 0}
     sizes = {name: value.size(0) for name, value in tensors.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         found = f' (its attributes have the rows {sizes})' if sizes else ''
@@ -328,22 +278,8 @@ def _num_nodes(
     return next(iter(sizes.values()))
 
 
-def _read_edges(data: HeteroData, edge_type: EdgeType, num_users: int,
-                num_items: int) -> Tensor:
-    name, index = stored_edges(data, edge_type, (num_users, num_items))
-    check_edge_range(name, index, num_users, num_items)
-    if index.size(1) == 0:
-        raise ValueError(f"'{name}' is empty; a graph needs at least one "
-                         f"interaction")
-    return index
-
-
-def _read_labels(
-    data: HeteroData,
-    edge_type: EdgeType,
-    num_users: int,
-    num_items: int,
-) -> Tensor | None:
+def _read_labels(data: HeteroData, edge_type: EdgeType, num_users: int,
+                 num_items: int) -> Tensor | None:
     path = f'data[{edge_type}].edge_label_index'
     store: Mapping[str, Any] = data[edge_type]
     if 'edge_label_index' not in store:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch_promptmm.data.contract import EdgeType, read_graph
 from torch_promptmm.data.ids import IdMap, item_ids
 from torch_promptmm.data.matrices import (
     TABLES,
+    check_folder,
     matrix_files,
     read_mask,
     read_source,
@@ -85,14 +85,11 @@ def add_features(
 
     Returns:
         HeteroData: A shallow copy of the graph with the features.
-
-    Raises:
-        ValueError: If the source is not as described.
     """
     report = Report()
-    matrix, row_ids, where = read_source(source, ids, id_column, columns,
-                                         mmap, max_bytes, report)
-    return _add(data, name, matrix, row_ids, where, report, edge_type)
+    found = read_source(source, ids, id_column, columns, mmap, max_bytes,
+                        report)
+    return _add(data, name, *found, report, edge_type)
 
 
 def add_feature_folder(
@@ -118,12 +115,8 @@ def add_feature_folder(
         edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
 
-    Raises:
-        ValueError: If there is no feature, or one without ids.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"'root' must be a folder (got {root})")
+    root = check_folder(root)
     files = {name: path for name, path in
              matrix_files(root, kinds=('.npy', *TABLES)).items()
              if name != 'ids' and not name.endswith('_ids')}
@@ -137,11 +130,9 @@ def add_feature_folder(
             ids = next((root / x.format(name) for x in ID_FILES
                         if (root / x.format(name)).is_file()), None)
         report = Report()
-        matrix, row_ids, where = read_source(path, ids, None, None, mmap,
-                                             None, report)
-        mask = read_mask(path, len(matrix))
-        data = _add(data, name, matrix, row_ids, where, report, edge_type,
-                    mask)
+        found = read_source(path, ids, None, None, mmap, None, report)
+        data = _add(data, name, *found, report, edge_type,
+                    read_mask(path, len(found[0])))
     return data
 
 
@@ -199,14 +190,8 @@ def _add(
     return out
 
 
-def _match(
-    row_ids: list[Any],
-    catalogue: IdMap | None,
-    num_items: int,
-    name: str,
-    where: str,
-    report: Report,
-) -> np.ndarray:
+def _match(row_ids: list[Any], catalogue: IdMap | None, num_items: int,
+           name: str, where: str, report: Report) -> np.ndarray:
     r"""For each item the row with its feature, or :obj:`-1`."""
     if catalogue is None:
         catalogue = IdMap(range(num_items))
@@ -247,13 +232,8 @@ def _arrange(matrix: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(feature), torch.from_numpy(mask)
 
 
-def mask_broken(
-    feature: Tensor,
-    mask: Tensor,
-    name: str,
-    where: str,
-    report: Report,
-) -> tuple[Tensor, Tensor]:
+def mask_broken(feature: Tensor, mask: Tensor, name: str, where: str,
+                report: Report) -> tuple[Tensor, Tensor]:
     r"""Takes rows with NaN or infinite entries for missing: features
     :math:`[I, d_m]`, which stay as they are, and mask :math:`[I]` without
     them."""

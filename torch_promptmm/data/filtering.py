@@ -7,33 +7,16 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from torch_promptmm.checks import check_int
-from torch_promptmm.data.contract import (
-    EdgeType,
-    read_graph,
-    with_edge_index,
-)
-from torch_promptmm.data.split import check_unsplit
+from torch_promptmm.data.contract import EdgeType
+from torch_promptmm.data.split import read_unsplit
 from torch_promptmm.data.subgraph import subgraph
 
 
-def k_core(
-    user: np.ndarray,
-    item: np.ndarray,
-    user_k: int,
-    item_k: int,
-) -> np.ndarray:
-    r"""Which interactions are in the core: users and items with too few of
-    them are taken away, and so on until nothing changes any more.
-
-    Args:
-        user (numpy.ndarray): The users :math:`[E]`, rows from zero.
-        item (numpy.ndarray): The items :math:`[E]`.
-        user_k (int): The least number of interactions of a user.
-        item_k (int): The least number of interactions of an item.
-
-    Returns:
-        numpy.ndarray: The positions of the interactions that stay, ascending.
-    """
+def k_core(user: np.ndarray, item: np.ndarray, user_k: int,
+           item_k: int) -> np.ndarray:
+    r"""The positions, ascending, of the interactions :math:`[E]` in the core:
+    users and items with too few of them are taken away, and so on until
+    nothing changes any more."""
     rows = np.arange(len(user))
     while len(rows):
         u, i = user[rows], item[rows]
@@ -80,10 +63,7 @@ class KCore(BaseTransform):
         self.edge_type = edge_type
 
     def forward(self, data: HeteroData) -> HeteroData:
-        data = with_edge_index(data, self.edge_type)
-        graph = read_graph(data, self.edge_type, modalities=[])
-        check_unsplit(data, graph.edge_type, 'KCore')
-        user, item = data[graph.edge_type].edge_index.numpy(force=True)
+        data, graph, user, item = read_unsplit(data, self.edge_type, 'KCore')
         rows = k_core(user, item, self.user_k, self.item_k)
         if len(rows) == 0:
             raise ValueError(
@@ -94,11 +74,11 @@ class KCore(BaseTransform):
         users, items = np.unique(user[rows]), np.unique(item[rows])
         out = subgraph(data, graph.edge_type, None, torch.from_numpy(users),
                        torch.from_numpy(items))
-        report = out.report
-        name = f'in the {self.user_k}-{self.item_k}-core'
-        report.note(len(user) - len(rows), f'interactions are not {name}')
-        report.note(graph.num_users - len(users), f'users are not {name}')
-        report.note(graph.num_items - len(items), f'items are not {name}')
+        for count, what in [(len(user) - len(rows), 'interactions'),
+                            (graph.num_users - len(users), 'users'),
+                            (graph.num_items - len(items), 'items')]:
+            out.report.note(count, f'{what} are not in the {self.user_k}-'
+                                   f'{self.item_k}-core')
         return out
 
     def __repr__(self) -> str:

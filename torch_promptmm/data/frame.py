@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.extras import csv, datasets, pa
 from torch_promptmm.data.packed import (
     BROKEN,
     OPENERS,
@@ -28,6 +28,7 @@ BOMS = {
 }
 WITHOUT_BOM = {'utf-8-sig': 'utf-8', 'utf-16': 'utf-16-le'}
 MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '#n/a', '-nan')
+TEXTS = ('user', 'item', 'time')  # Roles; others are numbers.
 BLOCK_SIZE = 1 << 22  # Bytes; no row may be longer.
 END = '\x1a'  # The user of the row that is read after the last one.
 
@@ -47,16 +48,11 @@ class Frame:
         return f'{self.where}, row {row + self.first}'
 
 
-def read_frame(
-    source: Any,
-    wanted: dict[str, Column],
-    **text: Any,
-) -> Frame:
+def read_frame(source: Any, wanted: dict[str, Column], **text: Any) -> Frame:
     r"""Reads the wanted columns, by role, of a file, a pandas data frame, or
     anything with :meth:`__arrow_c_stream__`; ``text`` is how to take a text
     file apart, see :class:`_TextFile`.
     """
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
@@ -65,35 +61,31 @@ def read_frame(
         if path.is_dir() or path.suffix in PARQUET:
             return _read_parquet(path, wanted)
         return _TextFile(path, **text).read(wanted)
+    where = f'the {type(source).__name__}'
     if hasattr(source, 'iloc'):  # Columns that nobody wants may hold anything.
-        places = _find([str(x) for x in source.columns], wanted,
-                       'the DataFrame')
+        places = _find([str(x) for x in source.columns], wanted, where)
+        part = source.iloc[:, list(places.values())]
         try:
-            table = pa.Table.from_pandas(
-                source.iloc[:, list(places.values())].set_axis(
-                    list(places), axis=1), preserve_index=False)
+            return Frame(pa.Table.from_pandas(
+                part.set_axis(list(places), axis=1), preserve_index=False),
+                where)
         except (pa.ArrowException, OverflowError) as error:
             raise TypeError(
-                f'the DataFrame: a column holds values of several kinds, or '
-                f'of one that is no column of Arrow ({error}); ids must be '
-                f'all strings or all integers') from error
-        return Frame(table, 'the DataFrame')
+                f'{where}: a column holds values of several kinds, or of one '
+                f'that is no column of Arrow ({error}); ids must be all '
+                f'strings or all integers') from error
     if not hasattr(source, '__arrow_c_stream__'):
         raise TypeError(f"'source' must be the path of a file, a DataFrame, "
                         f"or have __arrow_c_stream__ (got "
                         f"{type(source).__name__})")
     table = pa.RecordBatchReader.from_stream(source).read_all()
-    where = f'the {type(source).__name__}'
     places = _find(table.column_names, wanted, where)
     return Frame(table.select(list(places.values())).rename_columns(
         list(places)), where)
 
 
-def _find(
-    names: list[str],
-    wanted: dict[str, Column],
-    where: str,
-) -> dict[str, int]:
+def _find(names: list[str], wanted: dict[str, Column],
+          where: str) -> dict[str, int]:
     r"""The places of columns; ``user_id`` finds ``user_id:token``."""
     places = {}
     for role, column in wanted.items():
@@ -116,10 +108,8 @@ def _find(
 
 
 def _read_parquet(path: Path, wanted: dict[str, Column]) -> Frame:
-    pa = import_extra('pyarrow', 'tables', 'Reading Parquet')
-    dataset = import_extra('pyarrow.dataset', 'tables', 'Reading Parquet')
     try:
-        parts = dataset.dataset(path, format='parquet')
+        parts = datasets.dataset(path, format='parquet')
         names = parts.schema.names
         places = _find(names, wanted, str(path))
         table = parts.to_table(
@@ -194,7 +184,6 @@ class _TextFile:
 
     def read(self, wanted: dict[str, Column]) -> Frame:
         r"""The wanted columns."""
-        pa = import_extra('pyarrow', 'tables', 'Reading a table')
         try:
             with ExitStack() as files:
                 table = self._read(wanted, files)
@@ -214,8 +203,6 @@ class _TextFile:
         return Frame(table, str(self.path), True, 1 + self.header)
 
     def _read(self, wanted: dict[str, Column], files: ExitStack) -> Any:
-        pa = import_extra('pyarrow', 'tables', 'Reading a table')
-        csv = import_extra('pyarrow.csv', 'tables', 'Reading a table')
         names = self._arrow(csv.open_csv, files).schema.names
         places = _find([x.strip() for x in names], wanted, str(self.path))
         found = {role: names[at] for role, at in places.items()}
@@ -225,16 +212,20 @@ class _TextFile:
                                  f'{names.count(name)} times; rename one of '
                                  f'them')
         # Ids stay text, whatever they look like.
-        types = {name: pa.float64() if role == 'rating' else pa.string()
+        types = {name: pa.string() if role in TEXTS else pa.float64()
                  for role, name in found.items()}
         if 'time' in found and self._has_numbers(found['time'], files):
             types[found['time']] = pa.float64()
 
-        row = [''] * len(names)
-        row[places['user']] = END
-        end = '\n' + str(self.sep).join(row) + '\n'
+        end = ''
+        if self.quote:
+            row = [''] * len(names)
+            row[places['user']] = END
+            end = '\n' + str(self.sep).join(row) + '\n'
         table = self._arrow(csv.read_csv, files, types, end)
         table = pa.table({role: table[name] for role, name in found.items()})
+        if not end:
+            return table
         if table['user'][-1].as_py() != END:
             raise ValueError(f'{self.path}: a quote in the last row, row '
                              f'{table.num_rows + self.header}, is never '
@@ -243,23 +234,15 @@ class _TextFile:
 
     def _has_numbers(self, name: str, files: ExitStack) -> bool:
         r"""If the first value of a column is a number."""
-        pa = import_extra('pyarrow', 'tables', 'Reading a table')
-        csv = import_extra('pyarrow.csv', 'tables', 'Reading a table')
         for batch in self._arrow(csv.open_csv, files, {name: pa.string()}):
             for value in batch[name].to_pylist():
                 if value.strip().lower() not in MISSING:
                     return is_number(value.replace(self.decimal, '.'))
         return True
 
-    def _arrow(
-        self,
-        reader: Any,
-        files: ExitStack,
-        types: dict[str, Any] | None = None,
-        end: str = '',
-    ) -> Any:
+    def _arrow(self, reader: Any, files: ExitStack,
+               types: dict[str, Any] | None = None, end: str = '') -> Any:
         r"""Runs one of Arrow's readers over the file and a last row."""
-        csv = import_extra('pyarrow.csv', 'tables', 'Reading a table')
         file = _WithEnd(self.path, self.encoding, end)
         files.callback(file.close)
         # Without `newlines_in_values` Arrow drops what follows an open quote

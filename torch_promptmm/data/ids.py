@@ -11,11 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_choice
-from torch_promptmm.data.contract import (
-    DEFAULT_EDGE_TYPE,
-    EdgeType,
-    read_graph,
-)
+from torch_promptmm.data.contract import EdgeType, find_edge_type
 
 ATTRIBUTE = 'raw_id'
 FORMAT = 'torch_promptmm.IdMap/1'
@@ -38,31 +34,20 @@ class IdMap:
     Args:
         ids (Iterable): The ids, each one once: all strings, or all integers
             of 64 bits.
-
-    Raises:
-        TypeError: If an id is something else.
-        ValueError: If an id occurs twice.
     """
     def __init__(self, ids: Iterable[Any]) -> None:
-        self._array = _to_array(_to_list(ids))
+        self._array = _to_array(list_ids(ids))
         self._rows: dict[Any, int] | None = None
-        count = (len(np.unique(self._array)) if self.kind == 'int' else
-                 len(set(self._array)))
-        if count < len(self):
-            seen: set[Any] = set()
-            twice = next(x for x in self.to_list()
-                         if x in seen or seen.add(x))  # type: ignore
+        last = self._lookup()
+        if len(last) < len(self):
+            twice = next(x for i, x in enumerate(self) if last[x] != i)
             raise ValueError(f"'ids' has {twice!r} more than once; each row "
                              f"must have an id of its own")
 
     @classmethod
     def of(cls, array: np.ndarray) -> IdMap:
-        r"""The map of an array whose ids are known to be sound.
-
-        Args:
-            array (numpy.ndarray): The ids :math:`[N]`, int64 or an array of
-                :class:`str` objects, each one once.
-        """
+        r"""The map of an array :math:`[N]`, int64 or of :class:`str` objects,
+        which is known to hold each id once."""
         out = cls.__new__(cls)
         out._array, out._rows = array, None
         return out
@@ -83,12 +68,9 @@ class IdMap:
 
         Returns:
             torch.Tensor: :math:`[N]`, int64.
-
-        Raises:
-            ValueError: If an id is unknown.
         """
         check_choice('unknown', unknown, ('error', 'mark'))
-        values = _to_list(raw)
+        values = list_ids(raw)
         rows = self._lookup()
         try:
             out = [rows.get(x, -1) for x in values]
@@ -113,9 +95,6 @@ class IdMap:
         Args:
             rows (torch.Tensor or numpy.ndarray or list or int): Row numbers
                 of any shape.
-
-        Raises:
-            IndexError: If there is no such row.
         """
         index = torch.as_tensor(rows).numpy(force=True)
         if index.size == 0:
@@ -148,11 +127,7 @@ class IdMap:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> IdMap:
-        r"""Reads what :meth:`to_bytes` wrote. Nothing in it is executed.
-
-        Raises:
-            ValueError: If it is something else.
-        """
+        r"""Reads what :meth:`to_bytes` wrote. Nothing in it is executed."""
         try:
             body = json.loads(value)
             if body['format'] != FORMAT:
@@ -201,17 +176,14 @@ def user_ids(
     edge_type: EdgeType | None = None,
 ) -> IdMap | None:
     r"""The raw ids of the users of a graph, or :obj:`None` where its users
-    have none.
+    have none. Ids that are not one a row are a :class:`ValueError`.
 
     Args:
         data (HeteroData): The graph.
         edge_type (tuple[str, str, str], optional): The edge type of its
             interactions. (default: :obj:`None`)
-
-    Raises:
-        ValueError: If the ids are not those of the graph's rows.
     """
-    return _read(data, edge_type, 0)
+    return _read(data, find_edge_type(data, edge_type)[0])
 
 
 def item_ids(
@@ -219,7 +191,7 @@ def item_ids(
     edge_type: EdgeType | None = None,
 ) -> IdMap | None:
     r"""The raw ids of the items of a graph, see :func:`user_ids`."""
-    return _read(data, edge_type, 2)
+    return _read(data, find_edge_type(data, edge_type)[2])
 
 
 def id_maps(
@@ -228,10 +200,8 @@ def id_maps(
 ) -> dict[str, IdMap]:
     r"""The raw ids of a graph under :obj:`"user"` and :obj:`"item"`, where
     it has them."""
-    maps = {
-        'user': user_ids(data, edge_type),
-        'item': item_ids(data, edge_type)
-    }
+    maps = {'user': user_ids(data, edge_type),
+            'item': item_ids(data, edge_type)}
     return {kind: ids for kind, ids in maps.items() if ids is not None}
 
 
@@ -251,11 +221,8 @@ def set_ids(
             (default: :obj:`None`)
         edge_type (tuple[str, str, str], optional): The edge type of the
             interactions. (default: :obj:`None`)
-
-    Raises:
-        ValueError: If there is not one id a row.
     """
-    edge_type = _edge_type(data, edge_type)
+    edge_type = find_edge_type(data, edge_type)
     for kind, ids in [(edge_type[0], users), (edge_type[2], items)]:
         if ids is None:
             continue
@@ -265,20 +232,7 @@ def set_ids(
     return data
 
 
-def _edge_type(data: HeteroData, edge_type: EdgeType | None) -> EdgeType:
-    if edge_type is not None:
-        return edge_type
-    if DEFAULT_EDGE_TYPE in data.edge_types:
-        return DEFAULT_EDGE_TYPE
-    return read_graph(data, modalities=[], check_finite=False).edge_type
-
-
-def _read(
-    data: HeteroData,
-    edge_type: EdgeType | None,
-    end: int,
-) -> IdMap | None:
-    kind = _edge_type(data, edge_type)[end]
+def _read(data: HeteroData, kind: str) -> IdMap | None:
     store = data[kind]
     if ATTRIBUTE not in store:
         return None
@@ -299,18 +253,15 @@ def _check_length(ids: IdMap, kind: str, num_nodes: int | None) -> None:
                          f"taking a subgraph, use ids.subset(rows))")
 
 
-def _to_list(values: Any) -> list[Any]:
-    if isinstance(values, IdMap):
-        return values.to_list()
-    if isinstance(values, Tensor):
-        values = values.numpy(force=True)
-    if isinstance(values, (str, int)) or np.isscalar(values):
+def list_ids(values: Any) -> list[Any]:
+    r"""Ids of any kind as a list of Python objects."""
+    if getattr(values, 'ndim', 1) > 1:
+        raise ValueError(f'Ids must be one-dimensional (got the shape '
+                         f'{list(values.shape)})')
+    if hasattr(values, 'tolist'):  # An array, a tensor or a column.
+        values = values.tolist()
+    if np.isscalar(values):
         values = [values]
-    if isinstance(values, np.ndarray):
-        if values.ndim > 1:
-            raise ValueError(f'Ids must be one-dimensional (got the shape '
-                             f'{list(values.shape)})')
-        return values.reshape(-1).tolist()
     if not isinstance(values, Iterable):
         raise TypeError(f'Ids must be a list (got {type(values).__name__})')
     return [x.item() if isinstance(x, np.generic) else x for x in values]

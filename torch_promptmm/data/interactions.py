@@ -28,7 +28,6 @@ from torch_promptmm.data.contract import (
 from torch_promptmm.data.modalities import (
     MASK_SUFFIX,
     check_feature,
-    check_finite,
     check_rows,
 )
 
@@ -70,16 +69,11 @@ def from_interactions(
         edge_label_index (numpy.ndarray or torch.Tensor, optional): The
             interactions to be predicted :math:`[2, P]`.
             (default: :obj:`None`)
-        masks (dict, optional): For the
-            modalities that some items lack, a boolean :math:`[I]` which is
-            :obj:`True` where the item has it. (default: :obj:`None`)
-        edge_type (tuple, optional): The names of users,
-            relation and items.
+        masks (dict, optional): For the modalities that some items lack, a
+            boolean :math:`[I]` which is :obj:`True` where the item has it.
+            (default: :obj:`None`)
+        edge_type (tuple, optional): The names of users, relation and items.
             (default: :obj:`("user", "interacts", "item")`)
-
-    Raises:
-        TypeError: If an array is of another kind than described.
-        ValueError: If sizes, ids or values contradict each other.
     """
     index = {'edge_index': edge_index}
     if edge_label_index is not None:
@@ -104,31 +98,13 @@ def from_splits(
 ) -> tuple[HeteroData, HeteroData, HeteroData]:
     r"""Builds the three graphs of a split dataset over *one* feature storage.
 
-    The graphs for validation and test have the training interactions as
-    :obj:`edge_index`, and those to be predicted as :obj:`edge_label_index`.
-
-    Args:
-        train (numpy.ndarray or torch.Tensor): Training interactions
-            :math:`[2, E]`, user row and item row.
-        val (numpy.ndarray or torch.Tensor): Validation interactions.
-        test (numpy.ndarray or torch.Tensor): Test interactions.
-        features (dict): The item features :math:`[I, d_m]` of each modality,
-            see :func:`from_interactions`.
-        num_users (int, optional): The number of users. If :obj:`None`, it is
-            the highest user id in any split plus one.
-            (default: :obj:`None`)
-        num_items (int, optional): The number of items. If :obj:`None`, it is
-            the number of feature rows. (default: :obj:`None`)
-        masks (dict, optional): Which
-            items have a modality, see :func:`from_interactions`.
-            (default: :obj:`None`)
-        edge_type (tuple, optional): The names of users,
-            relation and items.
-            (default: :obj:`("user", "interacts", "item")`)
-        known (str, optional): The interactions that the test graph knows of:
-            :obj:`"train"`, or :obj:`"train+val"` to propagate over, and not
-            recommend, those of the validation as well.
-            (default: :obj:`"train"`)
+    :obj:`train`, :obj:`val` and :obj:`test` are interactions :math:`[2, E]`,
+    user row and item row. The graphs for validation and test have those of
+    the training as :obj:`edge_index`, and those to be predicted as
+    :obj:`edge_label_index`. With :obj:`known="train+val"` the test graph
+    knows of the interactions of the validation as well: they are propagated
+    over, and not recommended. The other arguments are those of
+    :func:`from_interactions`; the highest ids are those of any split.
     """
     check_choice('known', known, ('train', 'train+val'))
     nodes, edges = _build({'train': train, 'val': val, 'test': test},
@@ -221,7 +197,6 @@ def _build(
     user.num_nodes, item.num_nodes = num_users, num_items
     for name, value in tensors.items():
         check_rows(value, f"features['{name}']", num_items)
-        check_finite(value, f"features['{name}']")
         item[name] = value
     for name, value in (masks or {}).items():
         if name not in tensors:
@@ -235,27 +210,21 @@ def _build(
 
 
 def _to_features(features: Any) -> dict[str, Tensor]:
-    if features is None:
-        raise TypeError("'features' must be a dictionary from the name of a "
-                        "modality to its matrix (got None); for a graph "
-                        "without features, pass an empty one")
     if not isinstance(features, Mapping):
+        fix = ('for a graph without features, pass an empty one'
+               if features is None else "pass {'visual': features}")
         raise TypeError(f"'features' must be a dictionary from the name of a "
                         f"modality to its matrix (got "
-                        f"{type(features).__name__}); pass "
-                        f"{{'visual': features}}")
+                        f"{type(features).__name__}); {fix}")
     out = {}
     for name, value in features.items():
-        _check_name(name)
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"'features' must have the names of modalities "
+                            f"as keys (got {name!r})")
+        if name == 'num_nodes' or name.endswith(MASK_SUFFIX):
+            raise ValueError(f"'features' cannot call a modality '{name}', "
+                             f"which has another meaning; masks go into "
+                             f"'masks'")
         path = f"features['{name}']"
         out[name] = check_feature(_to_tensor(value, path), path)
     return out
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"'features' must have the names of modalities as "
-                        f"keys (got {name!r})")
-    if name == 'num_nodes' or name.endswith(MASK_SUFFIX):
-        raise ValueError(f"'features' cannot call a modality '{name}', which "
-                         f"has another meaning; masks go into 'masks'")

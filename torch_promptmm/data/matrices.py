@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from torch_promptmm.checks import check_mask
-from torch_promptmm.data.extras import import_extra
+from torch_promptmm.data.extras import pa, parquet, pc
+from torch_promptmm.data.ids import list_ids
 from torch_promptmm.data.modalities import MASK_SUFFIX, check_feature
 from torch_promptmm.data.npy import load_npy, read_array
 from torch_promptmm.data.report import Report
@@ -22,11 +23,16 @@ TABLES = ('.parquet', '.pq')
 UNNAMED_INDEX = re.compile(r'__index_level_\d+__')  # As pandas calls it.
 
 
-def matrix_files(
-    root: Path,
-    suffix: str = '',
-    kinds: Collection[str] = ('.npy', ),
-) -> dict[str, Path]:
+def check_folder(root: str | os.PathLike[str]) -> Path:
+    r"""Returns :obj:`root` as a path if it is a folder."""
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"'root' must be a folder (got {path})")
+    return path
+
+
+def matrix_files(root: Path, suffix: str = '',
+                 kinds: Collection[str] = ('.npy', )) -> dict[str, Path]:
     r"""The files :obj:`<name><suffix>.npy` (or of other :obj:`kinds`) of a
     folder by name, in the order of the alphabet, without those of masks."""
     files: dict[str, Path] = {}
@@ -63,8 +69,7 @@ def mask_file(path: Path) -> Path:
 
 
 def read_mask(path: Path, size: int) -> Tensor | None:
-    r"""The mask of the matrix in a file of :obj:`size` rows, if it has
-    one."""
+    r"""The mask beside a matrix of :obj:`size` rows, if there is one."""
     path = mask_file(path)
     return (check_mask(str(path), load_npy(path), size) if path.is_file()
             else None)
@@ -81,18 +86,16 @@ def read_source(
 ) -> tuple[np.ndarray, list[Any] | None, str]:
     r"""The matrix, the ids of its rows if they are known, and what to call
     it in an error, see :func:`~torch_promptmm.data.add_features`."""
-    path = None
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
-    is_table = (hasattr(source, '__arrow_c_stream__') if path is None
-                else path.suffix in TABLES)
+        source = Path(source).expanduser()
+    is_table = (source.suffix in TABLES if isinstance(source, Path)
+                else hasattr(source, '__arrow_c_stream__'))
     kind = 'table' if is_table else 'mapping'
     if ids is not None and (is_table or isinstance(source, Mapping)):
         raise ValueError(f"'ids' must not be given with a {kind}, which has "
                          f"ids already (those of a table are in id_column=)")
     if is_table:
-        return _read_table(source if path is None else path, id_column,
-                           columns, report)
+        return _read_table(source, id_column, columns, report)
     for name, value in [('id_column', id_column), ('columns', columns)]:
         if value is not None:
             raise ValueError(f"'{name}' must not be given where 'source' is "
@@ -100,29 +103,22 @@ def read_source(
     if isinstance(source, Mapping):
         return _stack(source), list(source), 'the mapping'
     rows = None if ids is None else load_ids(ids)
-    if isinstance(source, Tensor):
-        source = source.numpy(force=True)
-    if isinstance(source, np.ndarray):
-        return source, rows, 'the matrix'
-    if path is None:
+    if isinstance(source, (Tensor, np.ndarray)):
+        return _to_numpy(source), rows, 'the matrix'
+    if not isinstance(source, Path):
         raise TypeError(f"'source' must be a path, a matrix, a table or a "
                         f"mapping (got {type(source).__name__})")
-    if path.suffix not in ('.npy', '.npz'):
+    if source.suffix not in ('.npy', '.npz'):
         raise ValueError(f"'source' must be a .npy, .npz or .parquet file "
-                         f"(got {path})")
-    return read_array(path, mmap, max_bytes=max_bytes), rows, str(path)
+                         f"(got {source})")
+    return read_array(source, mmap, max_bytes), rows, str(source)
 
 
 def load_ids(source: Any) -> list[Any]:
     r"""Ids from a list or a file: one a line in a text file (empty lines are
     left out), a list in :obj:`.json`, an array in :obj:`.npy`."""
     if not isinstance(source, (str, os.PathLike)):
-        if hasattr(source, 'tolist'):  # An array or a tensor, of any kind.
-            source = source.tolist()
-        if not isinstance(source, Iterable):
-            raise TypeError(f"'ids' must be a list or the path of a file "
-                            f"(got {type(source).__name__})")
-        return [x.item() if isinstance(x, np.generic) else x for x in source]
+        return list_ids(source)
     path = Path(source).expanduser()
     if path.suffix == '.npy':
         array = read_array(path)
@@ -154,32 +150,28 @@ def _stack(source: Mapping[Any, Any]) -> np.ndarray:
     if not source:
         raise ValueError("'source' is an empty mapping; leave this modality "
                          "out")
-    rows: list[np.ndarray] = []
-    for key, value in source.items():
-        if isinstance(value, Tensor):
-            value = value.numpy(force=True)
-        row = np.asarray(value)
+    rows = {key: _to_numpy(value) for key, value in source.items()}
+    first, width = next((key, row.size) for key, row in rows.items())
+    for key, row in rows.items():
         if row.ndim != 1 or row.dtype.kind not in 'fiu':
             raise ValueError(f"'source' must map ids to vectors of numbers "
                              f"(got the shape {list(row.shape)} and dtype "
                              f"{row.dtype} for {key!r})")
-        if rows and len(row) != len(rows[0]):
+        if len(row) != width:
             raise ValueError(f"'source' has a vector of {len(row)} numbers "
-                             f"for {key!r} and of {len(rows[0])} for "
-                             f"{next(iter(source))!r}; all must be equally "
-                             f"long")
-        rows.append(row)
-    return np.stack(rows)
+                             f"for {key!r} and of {width} for {first!r}; all "
+                             f"must be equally long")
+    return np.stack(list(rows.values()))
 
 
-def _read_table(
-    source: Any,
-    id_column: str | None,
-    columns: Collection[str] | None,
-    report: Report,
-) -> tuple[np.ndarray, list[Any], str]:
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    parquet = import_extra('pyarrow.parquet', 'tables', 'Reading a table')
+def _to_numpy(value: Any) -> np.ndarray:
+    return (value.numpy(force=True) if isinstance(value, Tensor) else
+            np.asarray(value))
+
+
+def _read_table(source: Any, id_column: str | None,
+                columns: Collection[str] | None,
+                report: Report) -> tuple[np.ndarray, list[Any], str]:
     is_file = isinstance(source, Path)
     where = str(source) if is_file else 'the table'
     try:
@@ -187,9 +179,8 @@ def _read_table(
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        kind = 'Parquet file' if is_file else 'table'
-        raise ValueError(f'{where}: no whole {kind} ({error}); fetch or '
-                         f'write it again') from error
+        raise ValueError(f'{where}: no whole table ({error}); fetch or write '
+                         f'it again') from error
     names = table.column_names
     if isinstance(columns, str):
         columns = [columns]
@@ -232,8 +223,6 @@ def _saved_index(table: Any) -> set[str]:
 def _id_column(table: Any, index: set[str], where: str) -> str:
     r"""The first column, or the index that a pandas frame was saved with, if
     that has a name; only one of them may be ids."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-
     def may_be_ids(name: str) -> bool:
         kind = table.schema.field(name).type
         return not (pa.types.is_floating(kind) or _is_list(kind))
@@ -250,21 +239,14 @@ def _id_column(table: Any, index: set[str], where: str) -> str:
 
 
 def _is_list(kind: Any) -> bool:
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)
             or pa.types.is_fixed_size_list(kind))
 
 
-def _to_matrix(
-    table: Any,
-    ids: list[Any],
-    where: str,
-    search: bool,
-) -> np.ndarray:
+def _to_matrix(table: Any, ids: list[Any], where: str,
+               search: bool) -> np.ndarray:
     r"""The matrix in a column of lists or several of numbers; with
     :obj:`search`, none of these may be ids."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     hint = 'say which columns hold the features with columns='
     kinds = dict(zip(table.column_names, table.schema.types, strict=True))
     if any(map(_is_list, kinds.values())):
@@ -286,7 +268,6 @@ def _to_matrix(
 
 
 def _lists(column: Any, ids: list[Any], where: str) -> np.ndarray:
-    pc = import_extra('pyarrow.compute', 'tables', 'Reading a table')
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     width = int(lengths.max(initial=0))
     odd = np.flatnonzero((lengths != width) & (lengths != 0))

@@ -14,11 +14,8 @@ MASK_SUFFIX = '_mask'
 BLOCK_NUMEL = 1 << 20  # Entries that are looked at at a time.
 
 
-def find_modalities(
-    attrs: Mapping[str, Any],
-    modalities: Sequence[str] | None,
-    owner: str,
-) -> list[str]:
+def find_modalities(attrs: Mapping[str, Any], modalities: Sequence[str] | None,
+                    owner: str) -> list[str]:
     r"""The names of the modalities among the attributes of the items."""
     if modalities is None:
         return [
@@ -77,23 +74,21 @@ def check_feature(value: Any, name: str) -> Tensor:
     return value
 
 
-def check_rows(value: Tensor, name: str, num_items: int) -> None:
-    r"""Checks that there is one row an item."""
+def check_rows(value: Tensor, name: str, num_items: int,
+               finite: bool = True) -> None:
+    r"""Checks that there is one row an item and, with :obj:`finite`, for NaN
+    and infinite entries, a block of rows at a time."""
     if value.size(0) != num_items:
         raise ValueError(f"'{name}' has {value.size(0)} rows for {num_items} "
                          f"items; it must have one row an item (items that "
                          f"lack the modality have a row too, and False in "
                          f"its mask)")
-
-
-def check_finite(value: Tensor, name: str) -> None:
-    r"""Checks for NaN and infinite entries, a block of rows at a time."""
-    rows = max(1, BLOCK_NUMEL // value.size(1))
-    for start in range(0, value.size(0), rows):
-        finite = value[start:start + rows].isfinite()
-        if bool(finite.all()):
+    step = max(1, BLOCK_NUMEL // value.size(1))
+    for start in range(0, num_items if finite else 0, step):
+        good = value[start:start + step].isfinite()
+        if bool(good.all()):
             continue
-        row, column = (~finite).nonzero()[0].tolist()
+        row, column = (~good).nonzero()[0].tolist()
         entry = float(value[start + row, column])
         raise ValueError(
             f"'{name}' must be finite (got {entry} in row {start + row}, "

@@ -19,29 +19,14 @@ MAX_RATIO = 200  # Features packed by DEFLATE shrink to a third or so.
 MAX_FREE = 1 << 26  # Archives that unpack to less may shrink as they like.
 
 
-def read_array(
-    path: PathLike,
-    mmap: bool = False,
-    key: str | None = None,
-    max_bytes: int | None = None,
-) -> np.ndarray:
-    r"""Reads a :obj:`.npy` file, or one array of an :obj:`.npz` archive.
+def read_array(path: PathLike, mmap: bool = False,
+               max_bytes: int | None = None) -> np.ndarray:
+    r"""Reads a :obj:`.npy` file, or the one array of an :obj:`.npz` archive.
 
-    Args:
-        path (str): The file.
-        mmap (bool, optional): If set to :obj:`True`, a :obj:`.npy` file is
-            mapped into memory copy-on-write: its pages are read when they
-            are used, and it is never written to. (default: :obj:`False`)
-        key (str, optional): The array of an archive; needed if there are
-            several. (default: :obj:`None`)
-        max_bytes (int, optional): An archive that unpacks to more is refused.
-            If :obj:`None`, it may not unpack to more than 200 times its size
-            (or 64 MiB). (default: :obj:`None`)
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, holds Python objects, or unpacks
-            to more than it should.
+    With :obj:`mmap` a :obj:`.npy` file is mapped into memory copy-on-write:
+    its pages are read when they are used, and it is never written to. An
+    archive that unpacks to more than :obj:`max_bytes` is refused; these are
+    200 times its size (or 64 MiB) if they are not given.
     """
     path = Path(path).expanduser()
     with _explained(path):
@@ -51,21 +36,11 @@ def read_array(
         if isinstance(out, np.ndarray):
             return out if mmap else np.load(path, allow_pickle=False)
     with out:
-        return _unpack(out, path, key, max_bytes)
+        return _unpack(out, path, max_bytes)
 
 
 def load_npy(path: PathLike, mmap: bool = False) -> Tensor:
-    r"""Reads a :obj:`.npy` file as a tensor.
-
-    Args:
-        path (str): The file.
-        mmap (bool, optional): See :func:`read_array`.
-            (default: :obj:`False`)
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no whole :obj:`.npy` file of numbers.
-    """
+    r"""Reads a :obj:`.npy` file as a tensor, see :func:`read_array`."""
     if Path(path).suffix == '.npz':
         raise ValueError(f'{path}: an archive of several arrays; save each '
                          f'one with numpy.save')
@@ -87,14 +62,7 @@ def load_npy(path: PathLike, mmap: bool = False) -> Tensor:
 
 def is_float_matrix(path: PathLike) -> bool:
     r"""Whether a :obj:`.npy` file holds a floating-point matrix; only its
-    first bytes are read.
-
-    Args:
-        path (str): The file.
-
-    Raises:
-        ValueError: If it is no :obj:`.npy` file.
-    """
+    first bytes are read."""
     with _explained(path), open(path, 'rb') as f:
         first = np.lib.format.read_magic(f) == (1, 0)
         shape, _, dtype = (np.lib.format.read_array_header_1_0(f) if first
@@ -103,12 +71,7 @@ def is_float_matrix(path: PathLike) -> bool:
 
 
 def save_npy(path: PathLike, value: Tensor | np.ndarray) -> None:
-    r"""Writes a :obj:`.npy` file so that it is there whole or not at all.
-
-    Args:
-        path (str): The file.
-        value (torch.Tensor or numpy.ndarray): What to write.
-    """
+    r"""Writes a :obj:`.npy` file so that it is there whole or not at all."""
     array = value.numpy() if isinstance(value, Tensor) else value
     with atomic_path(path) as temporary, open(temporary, 'wb') as f:
         np.save(f, array, allow_pickle=False)
@@ -128,19 +91,11 @@ def _explained(path: PathLike) -> Iterator[None]:
                          f'numpy.save') from error
 
 
-def _unpack(
-    archive: Any,
-    path: Path,
-    key: str | None,
-    max_bytes: int | None,
-) -> np.ndarray:
-    if key is None and len(archive.files) == 1:
-        key = archive.files[0]
-    if key not in archive.files:
+def _unpack(archive: Any, path: Path, max_bytes: int | None) -> np.ndarray:
+    if len(archive.files) != 1:
         raise ValueError(f'{path}: holds the arrays {sorted(archive.files)}; '
-                         f'say which one with key= (got {key!r})')
-    size = {x.filename.removesuffix('.npy'): x.file_size
-            for x in archive.zip.infolist()}[key]
+                         f'save the one that is meant with numpy.save')
+    key, size = archive.files[0], archive.zip.infolist()[0].file_size
     if max_bytes is None:
         max_bytes = max(MAX_FREE, MAX_RATIO * path.stat().st_size)
     if size > max_bytes:

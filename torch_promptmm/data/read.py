@@ -118,10 +118,7 @@ def read_interactions(
             (default: :obj:`("user", "interacts", "item")`)
 
     Raises:
-        FileNotFoundError: If there is no such file.
         ImportError: If pandas or pyarrow is not installed.
-        TypeError: If the source is no table, or its ids are neither strings
-            nor integers.
         ValueError: If the table cannot be read; the message names the file
             and the row.
     """
@@ -169,29 +166,19 @@ def assemble(
     r"""Builds a graph of interactions, with the repairs and filters of
     :func:`read_interactions`.
 
-    Args:
-        columns (dict[str, numpy.ndarray]): The rows of ``user`` and ``item``
-            :math:`[N]`, ``-1`` where missing, and, where they are known,
-            ``rating`` and ``time`` :math:`[N]` in milliseconds, NaN where
-            missing. Changed, for the sake of memory.
-        maps (dict[str, IdMap]): What the rows of users and items stand for.
-        where (str): How a warning calls the source.
-        report (Report): Where repairs are noted.
-        min_rating (float, optional): See there, as for the other ones.
-            (default: :obj:`None`)
-        given (dict[str, IdMap], optional): All the users or items there are.
-            (default: :obj:`None`)
-        unknown (str, optional): See there. (default: :obj:`"error"`)
-        edge_type (tuple[str, str, str], optional): See there.
-            (default: :obj:`("user", "interacts", "item")`)
+    :obj:`columns` are the rows of ``user`` and ``item`` :math:`[N]`, ``-1``
+    where missing, that :obj:`maps` has the ids of, and perhaps ``rating`` and
+    ``time`` in milliseconds :math:`[N]`, NaN where missing. They are changed,
+    for the sake of memory. :obj:`given` are all the users or items there are,
+    :obj:`where` is what a warning calls the source.
     """
     keep = np.ones(len(columns['user']), dtype=bool)
     for role, value in columns.items():
         known = np.isfinite(value) if value.dtype.kind == 'f' else value >= 0
         article = 'an' if role == 'item' else 'a'
-        report.repair(int((keep & ~known).sum()), f'rows of {where} without '
-                                                  f'{article} {role} were '
-                                                  f'left out', 4)
+        report.repair(int((keep & ~known).sum()),
+                      f'rows of {where} without {article} {role} were left '
+                      f'out', 4)
         keep &= known
     if not keep.all():
         _take(columns, keep)
@@ -226,12 +213,8 @@ def _take(columns: Columns, rows: np.ndarray) -> None:
         columns[name] = columns[name][rows]
 
 
-def _take_latest(
-    columns: Columns,
-    num_items: int,
-    where: str,
-    report: Report,
-) -> None:
+def _take_latest(columns: Columns, num_items: int, where: str,
+                 report: Report) -> None:
     r"""Sorts by (user, item) and keeps the latest of equal rows."""
     time = columns.get('time', np.empty(0))
     if not bool((time[1:] >= time[:-1]).all()):
@@ -257,15 +240,8 @@ def stable_sort(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return key[order], order
 
 
-def _renumber(
-    columns: Columns,
-    role: str,
-    ids: IdMap,
-    given: IdMap | None,
-    unknown: str,
-    where: str,
-    report: Report,
-) -> IdMap:
+def _renumber(columns: Columns, role: str, ids: IdMap, given: IdMap | None,
+              unknown: str, where: str, report: Report) -> IdMap:
     r"""Gives users or items their final rows."""
     rows = columns[role]
     used = np.bincount(rows, minlength=len(ids)) > 0

@@ -2,11 +2,14 @@ r"""From one set of interactions to the three graphs of a split."""
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from torch_promptmm.checks import check_choice
+from torch_promptmm.data._edges import stored_edges
 from torch_promptmm.data.contract import EdgeType, InteractionData, read_graph
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.subgraph import subgraph
@@ -15,53 +18,44 @@ Split = tuple[HeteroData, HeteroData, HeteroData]
 TRAIN, VAL, TEST = 0, 1, 2
 
 
-def check_unsplit(data: HeteroData, edge_type: EdgeType, name: str) -> None:
-    r"""Checks that a graph has nothing but known interactions.
-
-    Args:
-        data (HeteroData): The graph.
-        edge_type (tuple[str, str, str]): The edge type of the interactions.
-        name (str): What is about to be done.
-
-    Raises:
-        ValueError: If interactions are held out already, or lie in the graph
-            a second time, from where they would leak.
-    """
+def read_unsplit(
+    data: HeteroData,
+    edge_type: EdgeType | None,
+    name: str,
+) -> tuple[HeteroData, InteractionData, np.ndarray, np.ndarray]:
+    r"""What :obj:`name`, which chooses among interactions, needs of a graph:
+    the graph with its interactions in :obj:`edge_index` alone, the same
+    checked, and the user and the item of each interaction. Interactions that
+    are held out already, or lie in the graph a second time, from where they
+    would leak, are an error."""
+    graph = read_graph(data, edge_type, modalities=[])
+    edge_type = graph.edge_type
     if 'edge_label_index' in data[edge_type]:
         raise ValueError(f"{name} needs interactions that are not split yet "
                          f"(data[{edge_type}] has an 'edge_label_index')")
-    reverse = [x for x in data.edge_types
-               if (x[0], x[2]) == (edge_type[2], edge_type[0])]
-    if reverse:
-        raise ValueError(f'{name} would leave held-out interactions in '
-                         f'{reverse[0]}, from where they leak; apply '
-                         f'T.ToUndirected afterwards')
+    for other in data.edge_types:
+        if (other[0], other[2]) == (edge_type[2], edge_type[0]):
+            raise ValueError(f'{name} would leave held-out interactions in '
+                             f'{other}, from where they leak; apply '
+                             f'T.ToUndirected afterwards')
+    if 'adj_t' in data[edge_type]:
+        data = copy.copy(data)
+        data[edge_type].edge_index = stored_edges(data, edge_type)[1]
+        del data[edge_type].adj_t
+    user, item = data[edge_type].edge_index.numpy(force=True)
+    return data, graph, user, item
 
 
-def make_split(
-    data: HeteroData,
-    graph: InteractionData,
-    part: np.ndarray,
-    known: str,
-    report: Report,
-) -> Split:
-    r"""The three graphs, over one storage of whatever the nodes have.
+def make_split(data: HeteroData, graph: InteractionData, part: np.ndarray,
+               known: str, report: Report) -> Split:
+    r"""The three graphs, over one storage of whatever the nodes have, from
+    where each interaction goes :math:`[E]` and what the test knows of.
 
     Attributes of the interactions (``time``, ``rating``) stay with
     ``edge_index``; the ``time`` of those held out becomes
     ``edge_label_time``.
-
-    Args:
-        data (HeteroData): The graph.
-        graph (InteractionData): The same, read.
-        part (numpy.ndarray): Where each interaction goes :math:`[E]`: 0, 1 or
-            2.
-        known (str): The interactions that the test graph knows of.
-        report (Report): What was left out.
     """
-    if known not in ('train', 'train+val'):
-        raise ValueError(f"'known' must be 'train' or 'train+val' (got "
-                         f"{known!r})")
+    check_choice('known', known, ('train', 'train+val'))
     edge_type = graph.edge_type
     parts = torch.from_numpy(part)
     if not bool((parts == TRAIN).any()):
@@ -81,31 +75,3 @@ def make_split(
                 split[edge_type].edge_label_time = held.time
         out.append(split)
     return out[0], out[1], out[2]
-
-
-def read_for_split(
-    data: HeteroData,
-    edge_type: EdgeType | None,
-    name: str,
-) -> tuple[InteractionData, np.ndarray, np.ndarray]:
-    r"""The graph, with the user and the item of each interaction.
-
-    Args:
-        data (HeteroData): The graph.
-        edge_type (tuple[str, str, str], optional): The edge type.
-        name (str): What is about to be done.
-
-    Raises:
-        ValueError: If an interaction is there twice, so that it could be
-            trained on and tested.
-    """
-    graph = read_graph(data, edge_type, modalities=[])
-    check_unsplit(data, graph.edge_type, name)
-    index: Tensor = data[graph.edge_type].edge_index
-    if index.size(1) != graph.edge_index.size(1):
-        raise ValueError(
-            f'{index.size(1) - graph.edge_index.size(1)} interactions are '
-            f'there more than once, and would be in two splits; build the '
-            f'graph with from_interactions or read_interactions')
-    user, item = index.numpy(force=True)
-    return graph, user, item

@@ -29,13 +29,13 @@ def subgraph(
     Args:
         data (HeteroData): The graph, which is left as it is.
         edge_type (tuple[str, str, str]): The edge type of the interactions.
-        edges (torch.Tensor, optional): The interactions that stay, as a mask
-            :math:`[E]`. If :obj:`None`, all between the nodes that stay.
+        edges (torch.Tensor, optional): A mask :math:`[E]` of the interactions
+            that stay, or all between the nodes that do.
             (default: :obj:`None`)
-        users (torch.Tensor, optional): The rows of the users that stay. If
-            :obj:`None`, all. (default: :obj:`None`)
-        items (torch.Tensor, optional): The rows of the items that stay. If
-            :obj:`None`, all. (default: :obj:`None`)
+        users (torch.Tensor, optional): The rows of the users that stay, or
+            all. (default: :obj:`None`)
+        items (torch.Tensor, optional): The rows of the items that stay, or
+            all. (default: :obj:`None`)
     """
     out = copy.copy(data)
     store = data[edge_type]
@@ -69,11 +69,10 @@ def _pick(value: Any, rows: Tensor, size: int) -> Any:
     r"""The rows of a value that has one a node or an edge."""
     if isinstance(value, IdMap):
         return value.subset(rows)
-    if isinstance(value, Tensor):
-        return value[rows] if value.dim() and len(value) == size else value
-    if isinstance(value, np.ndarray):
-        return (value[rows.numpy(force=True)]
-                if value.ndim and len(value) == size else value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        if value.ndim == 0 or len(value) != size:
+            return value
+        return value[rows if isinstance(value, Tensor) else rows.numpy()]
     if isinstance(value, (list, tuple)) and len(value) == size:
         return type(value)(value[i] for i in rows.tolist())
     return value

@@ -54,15 +54,8 @@ class TfidfSVD:
         self.seed = check_int('seed', seed)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        r"""Encodes texts.
-
-        Args:
-            texts (list[str]): :math:`N` texts.
-
-        Returns:
-            numpy.ndarray: :math:`[N, d]`, float32; zeros for a text without
-            a word.
-        """
+        r"""Encodes :math:`N` texts: :math:`[N, d]`, float32; zeros for a text
+        without a word."""
         out = np.zeros((len(texts), self.channels), dtype=np.float32)
         vectorizer = TfidfVectorizer(
             token_pattern=r'[^\W_]+', sublinear_tf=True, dtype=np.float32,
@@ -106,11 +99,7 @@ class SentenceEncoder:
         self.device = device
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        r"""Encodes texts, see :class:`TfidfSVD`.
-
-        Args:
-            texts (list[str]): :math:`N` texts.
-        """
+        r"""Encodes :math:`N` texts."""
         package = import_extra('sentence_transformers', 'text',
                                'SentenceEncoder')
         model: Any = package.SentenceTransformer(self.model,
@@ -124,13 +113,8 @@ class SentenceEncoder:
 
 
 def check_encoded(value: Any, count: int, encoder: Any) -> np.ndarray:
-    r"""Returns what an encoder returned if it is one finite row a text.
-
-    Args:
-        value (Any): What it returned.
-        count (int): The number of texts.
-        encoder (Any): The encoder.
-    """
+    r"""Returns what an encoder returned for :obj:`count` texts, if it is one
+    finite row a text."""
     out = np.asarray(value)
     if out.ndim != 2 or len(out) != count or out.dtype.kind != 'f':
         raise ValueError(f"'encoder' must return a float array with one row a "

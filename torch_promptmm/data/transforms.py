@@ -8,8 +8,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from torch_promptmm.checks import check_float, check_int
-from torch_promptmm.data.contract import EdgeType, with_edge_index
+from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.data.contract import EdgeType
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.split import (
     TEST,
@@ -17,7 +17,7 @@ from torch_promptmm.data.split import (
     VAL,
     Split,
     make_split,
-    read_for_split,
+    read_unsplit,
 )
 
 
@@ -27,12 +27,15 @@ class InteractionSplit(BaseTransform):
     interactions together with the training ones are those that came in.
 
     A subclass says where each interaction goes (:meth:`assign`).
+
+    Args:
+        known (str, optional): The interactions that the test graph knows of,
+            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
+        edge_type (tuple[str, str, str], optional): The edge type of the
+            interactions. (default: :obj:`None`)
     """
-    def __init__(
-        self,
-        known: str = 'train',
-        edge_type: EdgeType | None = None,
-    ) -> None:
+    def __init__(self, known: str = 'train',
+                 edge_type: EdgeType | None = None) -> None:
         self.known = known
         self.edge_type = edge_type
 
@@ -41,22 +44,20 @@ class InteractionSplit(BaseTransform):
 
     def forward(self, data: HeteroData) -> Split:
         name = self.__class__.__name__
-        data = with_edge_index(data, self.edge_type)
-        graph, user, item = read_for_split(data, self.edge_type, name)
+        data, graph, user, item = read_unsplit(data, self.edge_type, name)
+        if len(user) != graph.edge_index.size(1):
+            raise ValueError(f'{len(user) - graph.edge_index.size(1)} '
+                             f'interactions are there more than once, and '
+                             f'would be in two splits; build the graph with '
+                             f'from_interactions or read_interactions')
         report = Report()
         time = data[graph.edge_type].get('time')
-        if time is not None:
-            time = time.numpy(force=True)
-        part = self.assign(user, item, time, report)
+        part = self.assign(user, item, None if time is None else
+                           time.numpy(force=True), report)
         return make_split(data, graph, part, self.known, report)
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
         r"""Where each interaction goes :math:`[E]`: 0 for training, 1 for
         validation, 2 for test.
 
@@ -89,10 +90,7 @@ class RandomUserSplit(InteractionSplit):
         test (float, optional): The share to test on. (default: :obj:`0.1`)
         seed (int, optional): The seed. The split is the same on all
             machines. (default: :obj:`0`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (tuple[str, str, str], optional): The edge type of the
-            interactions. (default: :obj:`None`)
+        known, edge_type (optional): See :class:`InteractionSplit`.
     """
     def __init__(
         self,
@@ -106,23 +104,12 @@ class RandomUserSplit(InteractionSplit):
         self.val, self.test = _check_shares(val, test)
         self.seed = check_int('seed', seed)
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
-        # Drawn in the order of (user, item): the same for the same data,
-        # however its interactions are ordered.
-        order = np.lexsort((item, user))
-        draw = np.empty(len(user))
-        draw[order] = np.random.RandomState(self.seed).random_sample(len(user))
-        rank, size = _rank(user, draw)
-        test = np.rint(size * self.test)
-        val = np.rint(size * self.val)
-        test = np.minimum(test, size - 1)  # Always one to train on.
-        val = np.minimum(val, size - 1 - test)
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
+        rank, size = _rank(user, _draw(user, item, self.seed))
+        # There is always one to train on.
+        test = np.minimum(np.rint(size * self.test), size - 1)
+        val = np.minimum(np.rint(size * self.val), size - 1 - test)
         part = np.full(len(user), TRAIN)
         part[rank < test + val] = VAL
         part[rank < test] = TEST
@@ -151,10 +138,7 @@ class LeaveOneOutSplit(InteractionSplit):
             :obj:`"random"`. (default: :obj:`"time"`)
         seed (int, optional): The seed of a random order.
             (default: :obj:`0`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (tuple[str, str, str], optional): The edge type of the
-            interactions. (default: :obj:`None`)
+        known, edge_type (optional): See :class:`InteractionSplit`.
     """
     def __init__(
         self,
@@ -164,26 +148,13 @@ class LeaveOneOutSplit(InteractionSplit):
         edge_type: EdgeType | None = None,
     ) -> None:
         super().__init__(known, edge_type)
-        if order not in ('time', 'random'):
-            raise ValueError(f"'order' must be 'time' or 'random' (got "
-                             f"{order!r})")
-        self.order = order
+        self.order = check_choice('order', order, ('time', 'random'))
         self.seed = check_int('seed', seed)
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
-        if self.order == 'time':
-            value: Any = -_need_time(time, self)
-        else:
-            order = np.lexsort((item, user))
-            value = np.empty(len(user))
-            value[order] = np.random.RandomState(
-                self.seed).random_sample(len(user))
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
+        value = (-_need_time(time, self) if self.order == 'time' else
+                 _draw(user, item, self.seed))
         rank, size = _rank(user, value, -item)
         part = np.full(len(user), TRAIN)
         part[(rank == 0) & (size > 1)] = TEST
@@ -194,7 +165,8 @@ class LeaveOneOutSplit(InteractionSplit):
         return part
 
     def __repr__(self) -> str:
-        return f"{self.__class__.__name__}(order='{self.order}')"
+        seed = f', seed={self.seed}' if self.order == 'random' else ''
+        return f"{self.__class__.__name__}(order='{self.order}'{seed})"
 
 
 @functional_transform('temporal_split')
@@ -215,10 +187,7 @@ class TemporalSplit(InteractionSplit):
             since 1970, instead of :obj:`val`. (default: :obj:`None`)
         test_time (int, optional): Where the test begins, instead of
             :obj:`test`. (default: :obj:`None`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        edge_type (tuple[str, str, str], optional): The edge type of the
-            interactions. (default: :obj:`None`)
+        known, edge_type (optional): See :class:`InteractionSplit`.
     """
     def __init__(
         self,
@@ -231,22 +200,17 @@ class TemporalSplit(InteractionSplit):
     ) -> None:
         super().__init__(known, edge_type)
         self.val, self.test = _check_shares(val, test)
-        if (val_time is None) != (test_time is None):
-            raise ValueError(f"'val_time' and 'test_time' must be given "
-                             f"together (got {val_time} and {test_time})")
-        if (val_time is not None and test_time is not None
-                and val_time > test_time):
+        if val_time is None or test_time is None:
+            if val_time is not test_time:
+                raise ValueError(f"'val_time' and 'test_time' must be given "
+                                 f"together (got {val_time} and {test_time})")
+        elif val_time > test_time:
             raise ValueError(f"'val_time' must not be after 'test_time' (got "
                              f"{val_time} and {test_time})")
         self.val_time, self.test_time = val_time, test_time
 
-    def assign(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        time: np.ndarray | None,
-        report: Report,
-    ) -> np.ndarray:
+    def assign(self, user: np.ndarray, item: np.ndarray,
+               time: np.ndarray | None, report: Report) -> np.ndarray:
         time = _need_time(time, self)
         first, second = self.val_time, self.test_time
         part = np.full(len(user), TRAIN)
@@ -289,11 +253,17 @@ def _need_time(time: np.ndarray | None, split: Any) -> np.ndarray:
     return time
 
 
-def _rank(
-    user: np.ndarray,
-    value: np.ndarray,
-    tie: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+def _draw(user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
+    r"""A random number for each interaction: the same for the same data,
+    however its interactions are ordered."""
+    out = np.empty(len(user))
+    out[np.lexsort((item, user))] = np.random.RandomState(seed).random_sample(
+        len(user))
+    return out
+
+
+def _rank(user: np.ndarray, value: np.ndarray,
+          tie: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     r"""The place of each interaction among those of its user, by ascending
     value, and the number of them.
     """

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from torch_promptmm.data.extras import import_extra
+from scipy import sparse
 
 MAX_ITEMS = 1 << 31
 NUMPY = ('numpy.core.multiarray', 'numpy._core.multiarray')
@@ -24,18 +23,8 @@ SPARSE = ('csr', 'csc', 'coo', 'lil', 'dok', 'bsr', 'dia')
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     r"""Reads a pickle of a numpy array of numbers or a :obj:`scipy.sparse`
-    matrix (CSR, CSC or COO), and of nothing else.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        numpy.ndarray or scipy.sparse.coo_matrix: The array, or the matrix.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the pickle holds, or calls, anything else.
-    """
+    matrix (CSR, CSC or COO, as COO then). One that holds, or calls, anything
+    else is a :class:`ValueError`."""
     path = Path(path).expanduser()
     with open(path, 'rb') as f:
         try:
@@ -108,14 +97,6 @@ def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
     return text.encode('latin1')
 
 
-def _empty_bytes() -> bytes:
-    return b''
-
-
-def _empty_dict() -> dict[Any, Any]:
-    return {}
-
-
 def _new_sparse(kind: Any, base: Any = None, state: Any = None) -> Any:
     if not (isinstance(kind, type) and issubclass(kind, _Sparse)):
         raise _Refused('copyreg._reconstructor')
@@ -132,8 +113,8 @@ NAMES: dict[tuple[str, str], Any] = {
     ('copy_reg', '_reconstructor'): _new_sparse,
     ('copyreg', '_reconstructor'): _new_sparse,
     **{(module, name): value for module in ('builtins', '__builtin__')
-       for name, value in [('object', object), ('bytes', _empty_bytes),
-                           ('dict', _empty_dict)]},
+       for name, value in [('object', object), ('bytes', lambda: b''),
+                           ('dict', lambda: {})]},
 }
 KINDS = {f'{kind}_{suffix}': type(f'_{kind}', (_Sparse, ), {'kind': kind})
          for kind in SPARSE for suffix in ('matrix', 'array')}
@@ -184,7 +165,6 @@ def _vector(value: Any, kinds: str) -> np.ndarray:
 
 def _matrix(value: _Sparse) -> Any:
     r"""A matrix of records as a checked :class:`scipy.sparse.coo_matrix`."""
-    sparse = import_extra('scipy.sparse', 'tables', 'Reading a matrix')
     state = value.state
     if isinstance(state, tuple):  # With slots.
         state = {k: v for part in state for k, v in (part or {}).items()}

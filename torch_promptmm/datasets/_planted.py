@@ -9,13 +9,9 @@ VERSION = 1  # To be raised when the same seed gives another dataset.
 BLOCK_NUMEL = 1 << 24  # Entries that are worked on at a time.
 
 
-def sample_tastes(
-    num_users: int,
-    num_items: int,
-    channels: int,
-    num_clusters: int,
-    generator: Generator,
-) -> tuple[Tensor, Tensor]:
+def sample_tastes(num_users: int, num_items: int, channels: int,
+                  num_clusters: int,
+                  generator: Generator) -> tuple[Tensor, Tensor]:
     r"""Unit vectors: an item lies around the centre of its cluster, a user
     between those of a few.
     """
@@ -38,12 +34,8 @@ def sample_popularity(num_items: int, generator: Generator) -> Tensor:
     return -0.8 * (rank + 1.0 + 0.01 * num_items).log()
 
 
-def sample_activity(
-    num_users: int,
-    num_items: int,
-    num_interactions: int,
-    generator: Generator,
-) -> Tensor:
+def sample_activity(num_users: int, num_items: int, num_interactions: int,
+                    generator: Generator) -> Tensor:
     r"""A long-tailed number of interactions for each user; their sum is
     exactly what is asked for.
     """
@@ -62,14 +54,9 @@ def sample_activity(
     return count
 
 
-def sample_interactions(
-    user: Tensor,
-    item: Tensor,
-    popularity: Tensor,
-    activity: Tensor,
-    strength: float,
-    generator: Generator,
-) -> Tensor:
+def sample_interactions(user: Tensor, item: Tensor, popularity: Tensor,
+                        activity: Tensor, strength: float,
+                        generator: Generator) -> Tensor:
     r"""Draws for each user as many different items as asked for, with a
     probability that is proportional to ``popularity * exp(strength * taste)``.
 
@@ -90,11 +77,8 @@ def sample_interactions(
     return torch.stack([torch.cat(rows), torch.cat(cols)])
 
 
-def sample_cold(
-    popularity: Tensor,
-    fraction: float,
-    generator: Generator,
-) -> Tensor:
+def sample_cold(popularity: Tensor, fraction: float,
+                generator: Generator) -> Tensor:
     r"""A mask of cold items, spread evenly over the popular and the rare."""
     num_items = popularity.numel()
     num_cold = round(fraction * num_items)
@@ -151,13 +135,8 @@ def split_interactions(
     )
 
 
-def sample_features(
-    taste: Tensor,
-    channels: int,
-    informative: float,
-    dtype: torch.dtype,
-    generator: Generator,
-) -> Tensor:
+def sample_features(taste: Tensor, channels: int, informative: float,
+                    dtype: torch.dtype, generator: Generator) -> Tensor:
     r"""A matrix whose columns have their variance from three sources: a
     non-linear view of the taste (a share of ``informative``), low-rank
     factors that have nothing to do with it (three quarters of the rest), and

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.checks import check_int
+from torch_promptmm.checks import check_choice, check_int
 from torch_promptmm.data.columns import to_milliseconds
+from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE
 from torch_promptmm.data.filtering import KCore, k_core
 from torch_promptmm.data.ids import IdMap
 from torch_promptmm.data.npy import save_npy
@@ -30,7 +31,7 @@ from torch_promptmm.datasets.amazon_raw import (
     read_texts,
 )
 from torch_promptmm.datasets.base import SplitDataset, Transform
-from torch_promptmm.datasets.fetch import download, verify
+from torch_promptmm.datasets.fetch import fetch_missing, verify
 from torch_promptmm.datasets.processed import (
     INDEX,
     partial_folder,
@@ -99,21 +100,8 @@ class AmazonReviews(SplitDataset):
             :class:`~torch_promptmm.data.RandomUserSplit` (0.1 and 0.1).
             (default: :obj:`None`)
         seed (int, optional): For drawing users. (default: :obj:`0`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        mmap (bool, optional): If set to :obj:`True`, features are mapped into
-            memory. (default: :obj:`False`)
-        urls (dict, optional): Addresses of files, by file name.
-            (default: :obj:`None`)
-        base_url (str, optional): The address of a folder with all files.
-            (default: :obj:`None`)
-        checksums (dict, optional): Checksums of files, such as
-            :obj:`"sha256:<hex>"`; the files' source publishes none.
-            (default: :obj:`None`)
-        progress (bool, optional): If set to :obj:`True`, downloads report
-            how far they are. (default: :obj:`False`)
-        transform (callable, optional): Applied to each graph at each access.
-            (default: :obj:`None`)
+        known, mmap, urls, base_url, checksums, progress, transform
+            (optional): See :class:`Netflix`.
         force_reload (bool, optional): Whether to make the dataset anew.
             (default: :obj:`False`)
     """
@@ -149,9 +137,7 @@ class AmazonReviews(SplitDataset):
                              f"it is in the files' names, such as "
                              f"'Clothing_Shoes_and_Jewelry' (got "
                              f"{category!r})")
-        if subset not in SUBSETS:
-            raise ValueError(f"'subset' must be one of {', '.join(SUBSETS)} "
-                             f"(got {subset!r})")
+        check_choice('subset', subset, SUBSETS)
         if subset == 'paper' and category != 'Electronics':
             raise ValueError(f"'subset' is 'paper', but the paper has "
                              f"Electronics only (got the category "
@@ -231,14 +217,11 @@ class AmazonReviews(SplitDataset):
         return beside_table3(self.category, self.statistics)
 
     def download(self) -> None:
-        for name, path in zip(self.raw_file_names, self.raw_paths,
-                              strict=True):
-            if Path(path).exists():
-                continue
+        for path in map(Path, self.raw_paths):
             base = self.base_url or (
-                self.images_url if name.endswith('.b') else self.reviews_url)
-            download(self.urls.get(name, f'{base.rstrip("/")}/{name}'), path,
-                     self.checksums.get(name), progress=self.progress)
+                self.images_url if path.suffix == '.b' else self.reviews_url)
+            fetch_missing(path, self.urls, base, self.checksums,
+                          self.progress)
 
     def process(self) -> None:
         paths = dict(zip(self._raw_files, self.raw_paths, strict=True))
@@ -246,10 +229,9 @@ class AmazonReviews(SplitDataset):
         with alone(Path(self.root)) as locked:
             if locked and index.exists() and not self.force_reload:
                 return  # Another process made it while this one waited.
-            for name, path in zip(self.raw_file_names, self.raw_paths,
-                                  strict=True):
-                if name in self.checksums:
-                    verify(path, self.checksums[name])
+            for path in map(Path, self.raw_paths):
+                if path.name in self.checksums:
+                    verify(path, self.checksums[path.name])
             # From here on there is no dataset, until it is whole.
             index.unlink(missing_ok=True)
             data, texts = self._interactions(paths)
@@ -289,13 +271,8 @@ class AmazonReviews(SplitDataset):
                               self.seed)
         return KCore(max(self.core, 1))(data), texts
 
-    def _features(
-        self,
-        data: HeteroData,
-        paths: dict[str, Any],
-        texts: dict[str, str],
-        folder: Path,
-    ) -> HeteroData:
+    def _features(self, data: HeteroData, paths: dict[str, Any],
+                  texts: dict[str, str], folder: Path) -> HeteroData:
         items: IdMap = data['item'].raw_id
         report = report_of(data)
         masks = {}
@@ -328,23 +305,11 @@ class AmazonReviews(SplitDataset):
         return data
 
 
-def draw_users(
-    data: HeteroData,
-    num_users: int,
-    core: int,
-    seed: int = 0,
-) -> HeteroData:
+def draw_users(data: HeteroData, num_users: int, core: int,
+               seed: int = 0) -> HeteroData:
     r"""Keeps the interactions of randomly drawn users: the most for which the
-    core of their interactions has no more than so many users.
-
-    Args:
-        data (HeteroData): The graph.
-        num_users (int): The most users in the core.
-        core (int): The least number of interactions of users and items.
-        seed (int, optional): The seed. (default: :obj:`0`)
-    """
-    edge_type = ('user', 'interacts', 'item')
-    user, item = data[edge_type].edge_index.numpy()
+    core of their interactions has no more than :obj:`num_users` users."""
+    user, item = data[DEFAULT_EDGE_TYPE].edge_index.numpy()
     size = data['user'].num_nodes
     place = np.random.RandomState(seed).permutation(size)
 
@@ -368,13 +333,9 @@ def draw_users(
 
 def _restrict(data: HeteroData, end: int, keep: np.ndarray) -> HeteroData:
     r"""Leaves out the interactions of users (or items) that are not kept;
-    their rows stay, without interactions, for the core to take away.
-    """
-    edge_type = ('user', 'interacts', 'item')
-    store = data[edge_type]
-    mask = keep[store.edge_index[end].numpy()]
+    their rows stay, without interactions, for the core to take away."""
+    mask = keep[data[DEFAULT_EDGE_TYPE].edge_index[end].numpy()]
     if not mask.any():
-        raise ValueError(f'No interaction is left of the '
-                         f'{store.edge_index.size(1)} there were '
-                         f'({report_of(data)})')
-    return subgraph(data, edge_type, edges=torch.from_numpy(mask))
+        raise ValueError(f'No interaction is left of the {len(mask)} there '
+                         f'were ({report_of(data)})')
+    return subgraph(data, DEFAULT_EDGE_TYPE, torch.from_numpy(mask))

@@ -3,18 +3,18 @@ r"""McAuley's raw files, read record by record."""
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import re
 from array import array
 from collections.abc import Container, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from torch_promptmm.data.ids import IdMap
-from torch_promptmm.data.packed import BROKEN, raise_broken
+from torch_promptmm.data.packed import BROKEN, open_packed, raise_broken
 from torch_promptmm.data.report import Report, shorten
 
 MAX_LINE = 1 << 24
@@ -26,26 +26,15 @@ RECORDS_AT_A_TIME = 256
 
 def lines_of(path: str) -> Iterator[tuple[int, bytes]]:
     r"""The lines of a file that are not empty, unpacked if it is a
-    :obj:`.gz`, with their numbers from 1.
-
-    Args:
-        path (str): The file.
-
-    Raises:
-        ValueError: If the file is cut off or damaged, or a line is longer
-            than any record can be.
-    """
-    opener: Any = gzip.open if path.endswith('.gz') else open
-    with opener(path, 'rb') as f:
-        number = 0
-        while True:
+    :obj:`.gz`, with their numbers from 1."""
+    with open_packed(Path(path)) as f:
+        for number in count(1):
             try:
                 line = f.readline(MAX_LINE)
             except BROKEN as error:
-                raise_broken(f'{path}, after line {number}', error)
+                raise_broken(f'{path}, after line {number - 1}', error)
             if not line:
                 return
-            number += 1
             if len(line) == MAX_LINE:
                 raise ValueError(f'{path}, line {number}: longer than '
                                  f'{MAX_LINE:,} bytes, which no record is')
@@ -58,17 +47,8 @@ def lines_of(path: str) -> Iterator[tuple[int, bytes]]:
 
 def parse_record(line: bytes, where: str, text: str = 'strict') -> dict:
     r"""One record: JSON or, as in the older files, a Python literal. Literals
-    are parsed, never evaluated.
-
-    Args:
-        line (bytes): The line.
-        where (str): File and line, for an error.
-        text (str, optional): What to do with bytes that are not UTF-8, as
-            for :meth:`bytes.decode`. (default: :obj:`"strict"`)
-
-    Raises:
-        ValueError: If it is neither.
-    """
+    are parsed, never evaluated. :obj:`text` is what to do with bytes that are
+    not UTF-8, as for :meth:`bytes.decode`."""
     try:
         content = line.decode('utf-8', text)
     except UnicodeDecodeError as error:
@@ -91,15 +71,9 @@ def parse_record(line: bytes, where: str, text: str = 'strict') -> dict:
 
 
 def read_reviews(path: str) -> tuple[list[Any], list[IdMap]]:
-    r"""The reviews as numbered rows: users, items, ratings, times in
-    milliseconds (NaN and ``-1`` where missing), and the ids of both.
-
-    Args:
-        path (str): A file like :obj:`reviews_Electronics_5.json.gz`.
-
-    Raises:
-        ValueError: If a line is no record.
-    """
+    r"""The reviews of a file like :obj:`reviews_Electronics_5.json.gz` as
+    numbered rows: users, items, ratings, times (NaN and ``-1`` where
+    missing), and the ids of both."""
     ids: list[dict[str, int]] = [{}, {}]
     rows: list[array[Any]] = [array('q'), array('q'), array('d'), array('d')]
     for number, line in lines_of(path):
@@ -129,23 +103,11 @@ def read_reviews(path: str) -> tuple[list[Any], list[IdMap]]:
     return out, [IdMap(x) for x in ids]
 
 
-def read_texts(
-    path: str,
-    wanted: Container[str],
-    report: Report,
-) -> dict[str, str]:
+def read_texts(path: str, wanted: Container[str],
+               report: Report) -> dict[str, str]:
     r"""Title, brand, categories and description of the wanted items, as one
-    text each; items without any are left out.
-
-    Args:
-        path (str): A file like :obj:`meta_Electronics.json.gz`, of JSON or of
-            Python literals.
-        wanted (Container[str]): The ids of the items.
-        report (Report): Where repairs are noted.
-
-    Raises:
-        ValueError: If a line of a wanted item is no record.
-    """
+    text each, from a file like :obj:`meta_Electronics.json.gz`; items without
+    any are left out."""
     out: dict[str, str] = {}
     seen: set[str] = set()
     repeated = undecodable = 0
@@ -173,40 +135,21 @@ def read_texts(
 
 
 def item_text(record: dict[str, Any]) -> str:
-    r"""What the paper encodes of an item: title, description, categories and
-    brand; missing and empty ones are left out.
-
-    Args:
-        record (dict): A record of the metadata, of 2014 or of 2018.
-    """
+    r"""What the paper encodes of an item, from a record of 2014 or of 2018:
+    title, description, categories and brand; missing ones are left out."""
     parts: list[str] = []
     for key in ('title', 'brand', 'categories', 'category', 'description'):
         _gather(record.get(key), parts)
     return ' '.join(' '.join(parts).split())
 
 
-def read_images(
-    path: str,
-    items: IdMap,
-    out: np.ndarray | None,
-    report: Report,
-) -> np.ndarray:
-    r"""Copies the features of the wanted items out of a file of records: 10
-    bytes of id and 4,096 floats each. Only a few records are in memory.
+def read_images(path: str, items: IdMap, out: np.ndarray | None,
+                report: Report) -> np.ndarray:
+    r"""Copies the features of the wanted items out of a file of records, 10
+    bytes of id and 4,096 floats each, of which only a few are in memory.
 
-    Args:
-        path (str): A file like :obj:`image_features_Electronics.b`.
-        items (IdMap): The wanted items.
-        out (numpy.ndarray, optional): Where they go :math:`[I, 4096]`, such
-            as a memory map. If :obj:`None`, they are only looked for.
-        report (Report): Where repairs are noted.
-
-    Returns:
-        numpy.ndarray: Which items were found :math:`[I]`.
-
-    Raises:
-        ValueError: If the last record is cut off.
-    """
+    They go into :obj:`out` :math:`[I, 4096]`, such as a memory map, or are
+    only looked for. Returns which items were found :math:`[I]`."""
     kind = np.dtype([('asin', f'S{ASIN_BYTES}'),
                      ('x', '<f4', IMAGE_CHANNELS)])
     size = Path(path).stat().st_size
@@ -219,10 +162,7 @@ def read_images(
     found = np.zeros(len(items), dtype=bool)
     repeated = broken = 0
     with open(path, 'rb') as f:
-        while True:
-            block = np.fromfile(f, kind, RECORDS_AT_A_TIME)
-            if len(block) == 0:
-                break
+        while len(block := np.fromfile(f, kind, RECORDS_AT_A_TIME)):
             asins = [x.decode('latin1').strip() for x in block['asin'].tolist()]
             rows = items.encode(asins, unknown='mark').numpy()
             for at in np.flatnonzero(rows >= 0):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch_promptmm.data.formats import read_mmrec, read_promptmm
 from torch_promptmm.datasets.base import SplitDataset, Transform
-from torch_promptmm.datasets.fetch import download, verify
+from torch_promptmm.datasets.fetch import fetch_missing, verify
 from torch_promptmm.datasets.interaction_folder import InteractionFolder
 from torch_promptmm.datasets.table3 import beside_table3
 
@@ -77,16 +77,8 @@ class AuthorsFolder(SplitDataset):
                 f"and test_mat for the lists) there, or pass base_url= for a "
                 f"copy of your own")
         for name in self.raw_file_names:
-            path = self._folder / name
-            if path.exists():
-                continue
-            url = self.urls.get(name)
-            if url is None and self.base_url is not None:
-                url = f'{self.base_url.rstrip("/")}/{name}'
-            if url is None:
-                raise ValueError(f"'urls' has no address for {name}")
-            download(url, path, self.checksums.get(name),
-                     progress=self.progress)
+            fetch_missing(self._folder / name, self.urls, self.base_url,
+                          self.checksums, self.progress)
 
     def table3(self) -> str:
         r"""The figures of this dataset, and beside them the paper's."""

@@ -30,15 +30,7 @@ class SplitDataset(Dataset):
         test: HeteroData,
         edge_type: EdgeType | None = None,
     ) -> None:
-        r"""Keeps the three graphs.
-
-        Args:
-            train (HeteroData): The training graph.
-            val (HeteroData): The graph with the interactions to validate on.
-            test (HeteroData): The graph with the interactions to test on.
-            edge_type (tuple, optional): The edge type of the
-                interactions. (default: :obj:`None`)
-        """
+        r"""Keeps the three graphs, whose interactions have the edge type."""
         self._splits = (train, val, test)
         self._edge_type = edge_type
 

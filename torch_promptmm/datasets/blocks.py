@@ -64,13 +64,10 @@ class BlockDataset(SplitDataset):
         seed: int = 0,
         transform: Transform | None = None,
     ) -> None:
-        for name, value, low in [
-            ('num_blocks', num_blocks, 1),
-            ('users_per_block', users_per_block, 3),
-            ('items_per_block', items_per_block, 3),
-            ('cold_per_block', cold_per_block, 0),
-        ]:
-            check_int(name, value, low)
+        check_int('num_blocks', num_blocks, 1)
+        check_int('users_per_block', users_per_block, 3)
+        check_int('items_per_block', items_per_block, 3)
+        check_int('cold_per_block', cold_per_block, 0)
         super().__init__(None, transform)
         if features is None:
             features = {'visual': 48, 'textual': 32}
@@ -88,15 +85,10 @@ class BlockDataset(SplitDataset):
 
         # All pairs of a user and an item of the same block:
         block, user, item = torch.meshgrid(
-            torch.arange(num_blocks),
-            torch.arange(users_per_block),
-            torch.arange(size),
-            indexing='ij',
-        )
-        edge_index = torch.stack([
-            user_id[block * users_per_block + user],
-            item_id[block * size + item],
-        ])
+            torch.arange(num_blocks), torch.arange(users_per_block),
+            torch.arange(size), indexing='ij')
+        edge_index = torch.stack([user_id[block * users_per_block + user],
+                                  item_id[block * size + item]])
         is_cold = item >= items_per_block
         is_val = is_cold & (user % 2 == 0)
         is_val |= ~is_cold & (item == user % items_per_block)
@@ -112,11 +104,6 @@ class BlockDataset(SplitDataset):
             mean = 3.0 * torch.randn(width, generator=generator)
             tensors[name] = noise * x + basis[self.item_block] + mean
         self.set_splits(*from_splits(
-            edge_index[:, ~is_val & ~is_test],
-            edge_index[:, is_val],
-            edge_index[:, is_test],
-            tensors,
-            num_users=num_users,
-            num_items=num_items,
-            known=known,
-        ))
+            edge_index[:, ~is_val & ~is_test], edge_index[:, is_val],
+            edge_index[:, is_test], tensors, num_users, num_items,
+            known=known))

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -69,16 +70,20 @@ def download(
     return str(path)
 
 
+def fetch_missing(path: Path, urls: Mapping[str, str], base_url: str | None,
+                  checksums: Mapping[str, str], progress: bool) -> None:
+    r"""Fetches a file that is not there from its address in :obj:`urls`, or
+    else from the folder at :obj:`base_url`."""
+    name = path.name
+    url = urls.get(name) or (base_url and f'{base_url.rstrip("/")}/{name}')
+    if not url:
+        raise ValueError(f"'urls' has no address for {name}")
+    if not path.exists():
+        download(url, path, checksums.get(name), progress=progress)
+
+
 def verify(path: str | os.PathLike[str], checksum: str) -> None:
-    r"""Checks the checksum of a file.
-
-    Args:
-        path (str): The file.
-        checksum (str): :obj:`"sha256:<hex>"` or :obj:`"md5:<hex>"`.
-
-    Raises:
-        ValueError: If it is another one.
-    """
+    r"""Checks the checksum of a file, see :func:`download`."""
     kind, wanted = _parse_checksum(checksum)
     digest = hashlib.new(kind)
     with open(path, 'rb') as f:
@@ -98,14 +103,8 @@ def _parse_checksum(checksum: str) -> tuple[str, str]:
     return kind, wanted.lower()
 
 
-def _fetch(
-    url: str,
-    path: Path,
-    checksum: str | None,
-    timeout: float,
-    retries: int,
-    progress: bool,
-) -> None:
+def _fetch(url: str, path: Path, checksum: str | None, timeout: float,
+           retries: int, progress: bool) -> None:
     part, tag = (path.with_name(f'{path.name}.part{x}') for x in ('', '.tag'))
     error: BaseException | None = None
     for attempt in range(retries + 1):
@@ -133,13 +132,8 @@ def _fetch(
         f"fetch the file by other means and put it at {path}") from error
 
 
-def _continue(
-    url: str,
-    part: Path,
-    tag: Path,
-    timeout: float,
-    progress: bool,
-) -> bool:
+def _continue(url: str, part: Path, tag: Path, timeout: float,
+              progress: bool) -> bool:
     r"""Fetches what is missing of the version that :obj:`tag` tells of; true
     if all of it is there then."""
     request, start = urllib.request.Request(url), 0
@@ -170,13 +164,8 @@ def _continue(
     return total is None or size == total
 
 
-def _copy(
-    reply: Any,
-    out: IO[bytes],
-    size: int,
-    total: int | None,
-    progress: bool,
-) -> int:
+def _copy(reply: Any, out: IO[bytes], size: int, total: int | None,
+          progress: bool) -> int:
     while block := reply.read(BLOCK):
         out.write(block)
         size += len(block)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch_promptmm.data import from_splits, load_npy
+from torch_promptmm.data import from_splits
 from torch_promptmm.data.matrices import matrix_files, read_matrices
-from torch_promptmm.data.npy import is_float_matrix
+from torch_promptmm.data.npy import is_float_matrix, load_npy
 from torch_promptmm.datasets.base import SPLITS, SplitDataset, Transform
 
 

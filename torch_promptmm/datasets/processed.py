@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.data import from_splits, load_npy, save_npy
+from torch_promptmm.data import from_splits
 from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE
 from torch_promptmm.data.ids import IdMap, item_ids, set_ids, user_ids
 from torch_promptmm.data.matrices import read_matrices
 from torch_promptmm.data.modalities import MASK_SUFFIX
+from torch_promptmm.data.npy import load_npy, save_npy
 from torch_promptmm.data.report import Report, report_of
 from torch_promptmm.datasets.base import SPLITS
 from torch_promptmm.files import atomic_path
@@ -59,12 +60,8 @@ def partial_folder(target: Path, clean: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_splits(
-    folder: Path,
-    splits: Splits,
-    settings: dict[str, Any],
-    features: Path,
-) -> None:
+def write_splits(folder: Path, splits: Splits, settings: dict[str, Any],
+                 features: Path) -> None:
     r"""Writes everything into a folder that is there, the index last, but
     the features, which are in theirs already."""
     train = splits[0]
@@ -91,12 +88,8 @@ def write_splits(
         path.write_text(json.dumps(body, indent=1), encoding='utf-8')
 
 
-def read_splits(
-    folder: Path,
-    features: Path,
-    known: str,
-    mmap: bool,
-) -> Splits:
+def read_splits(folder: Path, features: Path, known: str,
+                mmap: bool) -> Splits:
     r"""Reads what :func:`write_splits` wrote, with the features of a folder;
     a file that is missing or of another size is an error."""
     path = folder / INDEX

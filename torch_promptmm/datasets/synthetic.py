@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_choice, check_float, check_int
-from torch_promptmm.data import from_splits, load_npy, save_npy
+from torch_promptmm.data import from_splits
 from torch_promptmm.data.modalities import FLOATS, MASK_SUFFIX
+from torch_promptmm.data.npy import load_npy, save_npy
 from torch_promptmm.datasets import _planted
 from torch_promptmm.datasets.base import SPLITS, SplitDataset, Transform
 from torch_promptmm.datasets.blocks import BlockDataset
@@ -135,23 +136,16 @@ class SyntheticMultimodal(SplitDataset):
                              "is a 'root': .npy files have no such type")
         if features is None:
             features = {'visual': 64, 'textual': 48}
-        self.config = _checked({
-            'num_users': num_users,
-            'num_items': num_items,
-            'num_interactions': num_interactions,
-            'features': features,
-            'informative': informative,
-            'taste_channels': taste_channels,
-            'taste_strength': taste_strength,
-            'num_clusters': num_clusters,
-            'cold_fraction': cold_fraction,
-            'cold_in_val': bool(cold_in_val),
-            'missing_fraction': missing_fraction,
-            'val_fraction': val_fraction,
-            'test_fraction': test_fraction,
-            'dtype': check_choice('dtype', dtype, FLOATS),
-            'seed': operator.index(seed),
-        })
+        self.config = _checked(
+            num_users=num_users, num_items=num_items,
+            num_interactions=num_interactions, features=features,
+            informative=informative, taste_channels=taste_channels,
+            taste_strength=taste_strength, num_clusters=num_clusters,
+            cold_fraction=cold_fraction, cold_in_val=bool(cold_in_val),
+            missing_fraction=missing_fraction, val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            dtype=check_choice('dtype', dtype, FLOATS),
+            seed=operator.index(seed))
         self._folder: Path | None = None
         if root is not None:
             text = json.dumps([_planted.VERSION, self.config])
@@ -161,21 +155,14 @@ class SyntheticMultimodal(SplitDataset):
         super().__init__(root, transform, force_reload=force_reload)
 
         tensors = self._load(mmap) if self.has_process else self._generate()
-        masks = {
-            name: tensors[name + MASK_SUFFIX]
-            for name in features if name + MASK_SUFFIX in tensors
-        }
+        masks = {name: tensors[name + MASK_SUFFIX]
+                 for name in features if name + MASK_SUFFIX in tensors}
         self.taste = (tensors['user_taste'], tensors['item_taste'])
         self.set_splits(*from_splits(
-            tensors['train'],
-            tensors['val'],
-            tensors['test'],
+            tensors['train'], tensors['val'], tensors['test'],
             {name: tensors[name] for name in features},
-            num_users=self.config['num_users'],
-            num_items=self.config['num_items'],
-            masks=masks,
-            known=known,
-        ))
+            self.config['num_users'], self.config['num_items'], masks,
+            known=known))
 
     @classmethod
     def preset(
@@ -199,9 +186,7 @@ class SyntheticMultimodal(SplitDataset):
             **kwargs (optional): Arguments of :class:`SyntheticMultimodal`
                 which override those of the preset.
         """
-        if name not in PRESETS:
-            raise ValueError(f"'name' must be one of {sorted(PRESETS)} (got "
-                             f"{name!r})")
+        check_choice('name', name, PRESETS)
         if not 0.0 < scale < float('inf'):
             raise ValueError(f"'scale' must be positive (got {scale})")
         config = dict(PRESETS[name])
@@ -288,10 +273,9 @@ class SyntheticMultimodal(SplitDataset):
         return out
 
 
-def _checked(config: dict[str, Any]) -> dict[str, Any]:
+def _checked(**config: Any) -> dict[str, Any]:
     r"""The settings as JSON has them, in the order given: their text names
     the folder of the dataset."""
-    config = dict(config)
     users, items = (check_int(name, config[name], 1)
                     for name in ('num_users', 'num_items'))
     half = max(users * items // 2, 1)

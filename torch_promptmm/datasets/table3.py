@@ -2,24 +2,18 @@ r"""The datasets of the paper as its Table 3 has them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Figures:
-    r"""The size of a dataset.
-
-    Args:
-        users (int): The number of users.
-        items (int): The number of items.
-        interactions (int): The number of interactions in all splits.
-        features (dict): The width of each modality.
-    """
+    r"""The size of a dataset: users, items, interactions in all splits, and
+    the width of each modality."""
     users: int
     items: int
     interactions: int
-    features: dict[str, int] = field(default_factory=dict)
+    features: dict[str, int]
 
     @property
     def sparsity(self) -> float:
@@ -43,25 +37,10 @@ TABLE3 = {
 }
 
 
-def figures_of(statistics: dict[str, Any]) -> Figures:
-    r"""The figures of a dataset that is at hand.
-
-    Args:
-        statistics (dict): Its
-            :attr:`~torch_promptmm.datasets.SplitDataset.statistics`.
-    """
-    return Figures(statistics['users'], statistics['items'],
-                   statistics['interactions'], statistics['features'])
-
-
 def beside_table3(name: str, statistics: dict[str, Any]) -> str:
-    r"""What was found, and the paper's figures where it has any.
-
-    Args:
-        name (str): The name of the dataset.
-        statistics (dict): Its statistics.
-    """
-    lines = [f'{name}, found: {figures_of(statistics)}']
+    r"""What was found, and the paper's figures where it has any."""
+    found = Figures(*(statistics[x.name] for x in fields(Figures)))
+    lines = [f'{name}, found: {found}']
     if name in TABLE3:
         lines.append(f'{name}, paper: {TABLE3[name]} (Table 3)')
     return '\n'.join(lines)

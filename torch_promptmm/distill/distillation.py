@@ -10,8 +10,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_choice, check_device
-from torch_promptmm.data import IdMap, InteractionData, held_out, id_maps
-from torch_promptmm.data import read_graph
+from torch_promptmm.data import (
+    IdMap,
+    InteractionData,
+    held_out,
+    id_maps,
+    read_graph,
+)
 from torch_promptmm.data.contract import check_edge_type, known_interactions
 from torch_promptmm.distill.content_stages import EnsembleStage, ListStage
 from torch_promptmm.distill.stages import (

@@ -7,11 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_promptmm.data import (
-    InteractionData,
-    known_interactions,
-    supervision,
-)
+from torch_promptmm.data import InteractionData
+from torch_promptmm.data.contract import known_interactions, supervision
 from torch_promptmm.distill.frozen_rows import ConstantTables, PromptTables
 from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.settings import Settings

@@ -1,13 +1,13 @@
 r"""Models: whole recommenders, one file each, on one protocol."""
 
 from torch_promptmm.models.base import ModelOutput, RankingModel, as_output
+from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import (
     ForeignModel,
     as_model,
     check_output,
     embed,
 )
-from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.ensemble import Ensemble, Fusion
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.multimodal_teacher import (

@@ -14,7 +14,8 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
-from torch_promptmm.data import IdMap, id_maps, known_interactions
+from torch_promptmm.data import IdMap, id_maps
+from torch_promptmm.data.contract import known_interactions
 from torch_promptmm.evaluate import embed_view, read_for
 from torch_promptmm.models import as_model
 from torch_promptmm.nn import unit_rows

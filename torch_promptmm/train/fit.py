@@ -8,11 +8,10 @@ import torch
 from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_device
-from torch_promptmm.data import (
+from torch_promptmm.data import held_out, read_graph
+from torch_promptmm.data.contract import (
     check_same_entities,
-    held_out,
     known_interactions,
-    read_graph,
     supervision,
 )
 from torch_promptmm.models import RankingModel, as_model

@@ -83,17 +83,19 @@ def test_tiktok(tiktok_root: Path, tmp_path: Path) -> None:
 
 # Name: (content of the .inter, rows of the features, what the error says).
 ERRORS = {
-    'no label': ('userID\titemID\n0\t0\n', 3, "must have a column 'x_label'"),
+    'no label': ('userID\titemID\n0\t0\n', 3, "names the column 'x_label'"),
     'unknown label': (HEAD + BODY + '0\t2\t1\t1\t3\n', 3,
-                      r'row 6: an x_label other than 0, 1, 2 .got \[0, 2, 3'),
+                      r'row 6: an x_label other than 0, 1, 2 .*\[0.0, 2.0, 3'),
     'ids that are text': (HEAD + 'anna\t0\t1\t1\t0\n', 3,
-                          "Row #2: .*'anna'.* must be integers"),
+                          "Row #2: .*'anna'.* correct the number"),
     'negative id': (HEAD + BODY + '0\t-2\t1\t1\t0\n', 3,
-                    'row 6: a negative itemID'),
+                    r'row 6: a number that is negative.*-2'),
+    'broken id': (HEAD + BODY + '0\t1.5\t1\t1\t0\n', 3,
+                  r'row 6: a number that is negative or not whole.*1\.5'),
     'too few features': (HEAD + BODY, 2, 'item 2, but there are 2 items'),
     'cut off': (HEAD + BODY + '0\t2', 3, 'Row #6: Expected 5 columns, got 2'),
     'commas': ((HEAD + BODY).replace('\t', ','), 3,
-               "must have a column 'userID'"),
+               "names the column 'userID'"),
     'nothing': (HEAD, 3, 'no interaction is left'),
 }
 

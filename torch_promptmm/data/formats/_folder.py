@@ -33,14 +33,6 @@ NAMES = {'image': 'visual', 'text': 'textual', 'audio': 'acoustic'}
 STEMS = {name: stem for stem, name in NAMES.items()}
 
 
-def check_folder(root: Any) -> Path:
-    r"""Returns :obj:`root` as a path if it is a folder."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"'root' must be a folder (got {root})")
-    return root
-
-
 def make_splits(
     root: Path,
     parts: Sequence[np.ndarray],
@@ -51,20 +43,12 @@ def make_splits(
     edge_type: EdgeType,
     report: Report,
 ) -> Split:
-    r"""Puts interactions and all :obj:`<name>_feat.npy` of a folder together.
+    r"""Puts the interactions of the three splits and all
+    :obj:`<name>_feat.npy` of a folder together.
 
-    Args:
-        root (pathlib.Path): The folder.
-        parts (list of numpy.ndarray): The interactions of the three splits.
-        sizes (tuple of dict): The numbers of users and of items
-            that files told of.
-        read_ids (callable): From the sidecar, :obj:`"users"` or
-            :obj:`"items"` and their number to their ids.
-        known (str): The interactions that the test graph knows of.
-        mmap (bool): If features are to be mapped into memory.
-        edge_type (tuple): The names in the graph.
-        report (Report): Where repairs are noted.
-    """
+    :obj:`sizes` are the numbers of users and of items that files told of;
+    :obj:`read_ids` gets the sidecar, :obj:`"users"` or :obj:`"items"`, and
+    their number, and returns their ids."""
     note = _read_sidecar(root)
     names = {**NAMES, **note.get('features', {})}
     files = {str(names.get(stem, stem)): path
@@ -76,16 +60,14 @@ def make_splits(
                                            str(files[name]), report)
         if not bool(mask.all()):
             masks[name] = mask
-    users, items = sizes
-    items = items | {name: len(value) for name, value in features.items()}
+    sizes[1].update({name: len(value) for name, value in features.items()})
+    highest = np.concatenate(parts, axis=1).max(axis=1, initial=-1)
     num_users, num_items = (
-        _number_of(kind, max(int(x[end].max(initial=-1)) for x in parts),
-                   note, known_sizes, root)
-        for end, (kind, known_sizes) in enumerate([('users', users),
-                                                   ('items', items)]))
+        _number_of(kind, int(highest[end]), note, sizes[end], root)
+        for end, kind in enumerate(['users', 'items']))
     train, val, test = parts
-    splits = from_splits(train, val, test, features, num_users,
-                         num_items, masks, edge_type, known)
+    splits = from_splits(train, val, test, features, num_users, num_items,
+                         masks, edge_type, known)
     maps = (read_ids(note, 'users', num_users),
             read_ids(note, 'items', num_items))
     for data in splits:
@@ -150,13 +132,8 @@ def _read_sidecar(root: Path) -> dict[str, Any]:
     return out
 
 
-def _number_of(
-    kind: str,
-    highest: int,
-    note: dict[str, Any],
-    sizes: dict[str, int],
-    root: Path,
-) -> int:
+def _number_of(kind: str, highest: int, note: dict[str, Any],
+               sizes: dict[str, int], root: Path) -> int:
     r"""The number of users or items, from all that a folder tells."""
     if f'num_{kind}' in note:
         sizes = {**sizes, SIDECAR: int(note[f'num_{kind}'])}

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from torch_geometric.data import HeteroData
 
+from torch_promptmm.data.columns import to_numbers
 from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
-from torch_promptmm.data.extras import import_extra
-from torch_promptmm.data.formats._folder import (
-    check_folder,
-    make_splits,
-    write_common,
-)
+from torch_promptmm.data.formats._folder import make_splits, write_common
+from torch_promptmm.data.frame import read_frame
 from torch_promptmm.data.ids import IdMap, item_ids, user_ids
+from torch_promptmm.data.matrices import check_folder
 from torch_promptmm.data.report import Report
 from torch_promptmm.data.split import Split
 from torch_promptmm.files import atomic_path
@@ -38,37 +36,19 @@ def read_mmrec(
 
         root/<name>.inter       userID, itemID, ..., x_label (0 train, 1
                                 validation, 2 test), with tabs in between
-        root/image_feat.npy     the modality "visual"
-        root/text_feat.npy      the modality "textual"
-        root/audio_feat.npy     the modality "acoustic"
-        root/<other>_feat.npy   the modality "<other>"
+        root/<name>_feat.npy    modalities, named as by read_promptmm
         root/u_id_mapping.csv   raw ids, where they are there
         root/i_id_mapping.csv
 
     MMRec itself leaves out validation and test interactions of users whom the
-    training does not know; here they stay.
-
-    Args:
-        root (str): The folder.
-        name (str, optional): The name of the :obj:`.inter` file. If
-            :obj:`None`, the only one. (default: :obj:`None`)
-        known (str, optional): The interactions that the test graph knows of,
-            :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
-        mmap (bool, optional): If set to :obj:`True`, features are mapped into
-            memory. (default: :obj:`False`)
-        edge_type (tuple, optional): The names of users,
-            relation and items.
-            (default: :obj:`("user", "interacts", "item")`)
-
-    Raises:
-        ValueError: If the folder is not of this layout, or its files
-            contradict each other.
+    training does not know; here they stay. :obj:`name` tells the
+    :obj:`.inter` file if there are several; the other arguments are those of
+    :func:`~torch_promptmm.data.read_promptmm`.
     """
     root = check_folder(root)
-    path = _inter_file(root, name)
     report = Report()
-    user, item, label = _read_interactions(path, report)
-    parts = [np.stack([user[label == i], item[label == i]]) for i in range(3)]
+    rows = _read_interactions(_inter_file(root, name), report)
+    parts = [rows[:2, rows[2] == i] for i in range(3)]
     return make_splits(
         root, parts, ({}, {}),
         lambda note, kind, size: _read_ids(root, kind, size),
@@ -86,17 +66,9 @@ def write_mmrec(
     r"""Writes a split as a folder of MMRec, see :func:`read_mmrec`.
 
     What MMRec has no place for (masks, users and items beyond the last one
-    with an interaction) goes into files that it does not look at.
-
-    Args:
-        root (str): The folder; made if it is not there.
-        train (HeteroData): The training graph.
-        val (HeteroData): The graph with the interactions to validate on.
-        test (HeteroData): The graph with the interactions to test on.
-        name (str, optional): The name of the :obj:`.inter` file. If
-            :obj:`None`, that of the folder. (default: :obj:`None`)
-        edge_type (tuple, optional): The edge type of the
-            interactions. (default: :obj:`None`)
+    with an interaction) goes into files that it does not look at. The
+    :obj:`.inter` file is called :obj:`name`, or else as the folder; the other
+    arguments are those of :func:`~torch_promptmm.data.write_promptmm`.
     """
     root = Path(root).expanduser().absolute()
     _, parts = write_common(root, (train, val, test), edge_type, {})
@@ -123,46 +95,26 @@ def _inter_file(root: Path, name: str | None) -> Path:
     return found[0]
 
 
-def _read_interactions(path: Path, report: Report) -> tuple[np.ndarray, ...]:
-    r"""The user, the item and the split of each row that has all three."""
-    pa = import_extra('pyarrow', 'tables', 'Reading a table')
-    table = import_extra('pyarrow.csv', 'tables', 'Reading a table')
-    with open(path, encoding='utf-8-sig', errors='replace') as f:
-        head = f.readline().rstrip('\r\n').split('\t')
-    names = {x.partition(':')[0]: x for x in head}
-    for name in (USER, ITEM, LABEL):
-        if name not in names:
-            raise ValueError(f'{path}: must have a column {name!r}, with '
-                             f'tabs in between (got {head})')
-    types = {names[USER]: pa.int64(), names[ITEM]: pa.int64(),
-             names[LABEL]: pa.float64()}
-    try:
-        rows = table.read_csv(
-            path,
-            table.ReadOptions(use_threads=False),  # It tells the row then.
-            table.ParseOptions(delimiter='\t', quote_char=False),
-            table.ConvertOptions(column_types=types,
-                                 include_columns=list(types)))
-    except pa.ArrowException as error:
-        raise ValueError(f'{path}: cannot be read ({error}); {USER} and '
-                         f'{ITEM} must be integers') from error
-    user, item, label = (x.to_numpy() for x in rows.columns)
-    known = np.isfinite(user) & np.isfinite(item) & np.isfinite(label)
+def _read_interactions(path: Path, report: Report) -> np.ndarray:
+    r"""User, item and split of the rows that have all three :math:`[3, N]`."""
+    frame = read_frame(path, {x: x for x in (USER, ITEM, LABEL)}, sep='\t',
+                       quote=None)
+    rows = np.stack([to_numbers(frame, x) for x in (USER, ITEM, LABEL)])
+    known = np.isfinite(rows).all(axis=0)
     for bad, what in [
-        (user < 0, f'a negative {USER}'),
-        (item < 0, f'a negative {ITEM}'),
-        (known & ~np.isin(label, (0, 1, 2)), f'an {LABEL} other than 0, 1, 2'),
+        ((rows < 0) | (known & (rows != np.rint(rows))),
+         'a number that is negative or not whole'),
+        (known & (rows[2:] > 2), f'an {LABEL} other than 0, 1, 2'),
     ]:
         if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(f'{path}, row {row + 2}: {what} (got '
-                             f'{[x[row].as_py() for x in rows.columns]})')
+            row = int(bad.any(axis=0).argmax())
+            raise ValueError(f'{frame.place(row)}: {what} (got '
+                             f'{rows[:, row].tolist()})')
     report.repair(int((~known).sum()), f'rows of {path} without user, item '
                                        f'or {LABEL} were left out')
     if not known.any():
         raise ValueError(f'{path}: no interaction is left ({report})')
-    return (user[known].astype(np.int64), item[known].astype(np.int64),
-            label[known])
+    return rows[:, known].astype(np.int64)
 
 
 def _read_ids(root: Path, kind: str, size: int) -> IdMap | None:

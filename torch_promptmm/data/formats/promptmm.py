@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from torch_geometric.data import HeteroData
 
+from torch_promptmm.checks import check_choice
 from torch_promptmm.data.contract import DEFAULT_EDGE_TYPE, EdgeType
-from torch_promptmm.data.extras import import_extra
-from torch_promptmm.data.formats._folder import (
-    check_folder,
-    make_splits,
-    write_common,
-)
+from torch_promptmm.data.formats._folder import make_splits, write_common
 from torch_promptmm.data.ids import IdMap, item_ids, user_ids
+from torch_promptmm.data.matrices import check_folder
 from torch_promptmm.data.report import Report, shorten
 from torch_promptmm.data.split import Split
 from torch_promptmm.data.unpickle import read_pickle
@@ -60,8 +58,7 @@ def read_promptmm(
             :obj:`"train"` or :obj:`"train+val"`. (default: :obj:`"train"`)
         mmap (bool, optional): If set to :obj:`True`, features are mapped into
             memory. (default: :obj:`False`)
-        edge_type (tuple, optional): The names of users,
-            relation and items.
+        edge_type (tuple, optional): The names of users, relation and items.
             (default: :obj:`("user", "interacts", "item")`)
 
     Raises:
@@ -69,12 +66,10 @@ def read_promptmm(
             contradict each other.
     """
     root = check_folder(root)
-    if source not in (None, 'json', 'mat'):
-        raise ValueError(f"'source' must be 'json', 'mat' or None (got "
-                         f"{source!r})")
+    check_choice('source', source, (None, 'json', 'mat'))
     report = Report()
-    lists = _find(root, [LISTS]) if source != 'mat' else ()
-    matrices = _find(root, MATRICES) if source != 'json' else ()
+    lists = _find(root, LISTS) if source != 'mat' else ()
+    matrices = _find(root, *MATRICES) if source != 'json' else ()
     if not lists and not matrices:
         raise ValueError(
             f"'root' must have {', '.join(LISTS)} or "
@@ -84,11 +79,12 @@ def read_promptmm(
     sizes: tuple[dict[str, int], dict[str, int]] = ({}, {})
     parts, found = [], [_read_lists(root / x) for x in lists]
     for file in matrices:
-        index, shape = _read_matrix(root / file, report)
+        index, (sizes[0][file], sizes[1][file]) = _read_matrix(root / file,
+                                                               report)
         parts.append(index)
-        sizes[0][file], sizes[1][file] = shape
     if lists and matrices:
-        _compare(found, parts, lists, matrices, root)
+        for a, b, *files in zip(found, parts, lists, matrices, strict=True):
+            _compare(root, a, b, files)
     return make_splits(root, found or parts, sizes, _ids_of, known, mmap,
                        edge_type, report)
 
@@ -115,7 +111,6 @@ def write_promptmm(
         edge_type (tuple, optional): The edge type of the
             interactions. (default: :obj:`None`)
     """
-    sparse = import_extra('scipy.sparse', 'tables', 'Writing a matrix')
     root = Path(root).expanduser()
     ids = {'user_ids': user_ids(train, edge_type),
            'item_ids': item_ids(train, edge_type)}
@@ -140,7 +135,7 @@ def _ids_of(note: dict[str, Any], kind: str, size: int) -> IdMap | None:
     return IdMap.from_bytes(json.dumps(value).encode()) if value else None
 
 
-def _find(root: Path, layouts: Any) -> tuple[str, ...]:
+def _find(root: Path, *layouts: tuple[str, ...]) -> tuple[str, ...]:
     r"""The first layout of which all files are there."""
     for files in layouts:
         lost = [x for x in files if not (root / x).is_file()]
@@ -152,10 +147,8 @@ def _find(root: Path, layouts: Any) -> tuple[str, ...]:
     return ()
 
 
-def _read_matrix(
-    path: Path,
-    report: Report,
-) -> tuple[np.ndarray, tuple[int, int]]:
+def _read_matrix(path: Path,
+                 report: Report) -> tuple[np.ndarray, tuple[int, int]]:
     matrix = read_pickle(path)
     if isinstance(matrix, np.ndarray):
         if matrix.ndim != 2:
@@ -204,19 +197,13 @@ def _read_lists(path: Path) -> np.ndarray:
     return np.array([user, item], dtype=np.int64)
 
 
-def _compare(
-    lists: list[np.ndarray],
-    matrices: list[np.ndarray],
-    list_files: tuple[str, ...],
-    matrix_files: tuple[str, ...],
-    root: Path,
-) -> None:
-    for a, b, x, y in zip(lists, matrices, list_files, matrix_files,
-                          strict=True):
-        width = int(max(a[1].max(initial=0), b[1].max(initial=0))) + 1
-        odd = np.setxor1d(a[0] * width + a[1], b[0] * width + b[1])
-        if len(odd):
-            raise ValueError(
-                f"{root}: {x} and {y} disagree on {len(odd)} interactions, "
-                f"such as user {odd[0] // width} with item {odd[0] % width}; "
-                f"say which is right with source='json' or source='mat'")
+def _compare(root: Path, a: np.ndarray, b: np.ndarray,
+             files: list[str]) -> None:
+    width = int(max(a[1].max(initial=0), b[1].max(initial=0))) + 1
+    odd = np.setxor1d(a[0] * width + a[1], b[0] * width + b[1])
+    if len(odd):
+        raise ValueError(
+            f"{root}: {' and '.join(files)} disagree on {len(odd)} "
+            f"interactions, such as user {odd[0] // width} with item "
+            f"{odd[0] % width}; say which is right with source='json' or "
+            f"source='mat'")
