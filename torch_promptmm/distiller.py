@@ -57,7 +57,8 @@ class PromptMMDistiller(torch.nn.Module):
         prompt (SoftPrompt, optional): The prompt of a
             :class:`~torch_promptmm.models.MultimodalTeacher`.
             (default: that of the teacher)
-        setting (str, optional): :obj:`"default"` or :obj:`"faithful"`, see
+        setting (str, optional): :obj:`"default"`, :obj:`"faithful"` or
+            :obj:`"content"`, see
             :meth:`~torch_promptmm.distill.Settings.preset`.
             (default: :obj:`"default"`)
         edge_type (tuple, optional): The edge type of the interactions.
@@ -269,7 +270,7 @@ class PromptMMDistiller(torch.nn.Module):
             self.teacher, self.student, self.prompt, self.projections,
             self.settings.to_dict(), self.edge_type, self.modalities, seen,
             {model: self.embeddings(model) for model in models},
-            training.teacher_state))
+            training.teacher_state, training.started))
 
     @classmethod
     def load(cls, path: str | os.PathLike,
@@ -284,7 +285,8 @@ class PromptMMDistiller(torch.nn.Module):
         out.projections.restore(parts.projections)
         training, finals = out._training, parts.finals
         training.seen, training.saved = parts.seen, finals.get('teacher')
-        training.teacher_state, training.started = parts.teacher_state, True
+        training.teacher_state = parts.teacher_state
+        training.started = parts.started
         return out
 
     def __repr__(self) -> str:

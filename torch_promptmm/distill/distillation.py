@@ -323,7 +323,11 @@ class Distillation:
             positives = held_out(val_view)
         names = self._run_names(stage)
         state = _checkpoint(checkpoint, resume)
-        if state is not None and state['name'] in names:
+        if state is not None:
+            if state['name'] not in names:
+                raise ValueError(f"'checkpoint' {str(checkpoint)!r} is of a "
+                                 f"run named {state['name']!r} (this one is "
+                                 f"{names[0]!r})")
             # Before 'prepare', which computes tables of the weights.
             self._load_weights(state['module'], str(checkpoint))
         with seeded(seed, self.device):
@@ -349,8 +353,8 @@ class Distillation:
                     task, validate=validate, metric=metric,
                     seed=None if seed is None else seed + number,
                     checkpoint=checkpoint, name=name, module=self.module,
-                    resume=resume and (state is None
-                                       or state['name'] == name),
+                    # Others of the stage begin anew.
+                    resume=state is not None and state['name'] == name,
                     notes=dict(notes), **self._options(stage, kwargs)))
                 notes[name] = histories[-1].state()
         finally:
