@@ -92,7 +92,8 @@ class _Parts:
         check_int('k', k, 1)
         check_int('num_users', num_users, 1)
         users = positives[0].unique()
-        self.user = users[::max(1, -(-users.numel() // num_users))]
+        step = max(1, -(-users.numel() // num_users))
+        self.user = users[::step].contiguous()
         self.positives = positives[:, torch.isin(positives[0], self.user)]
         self.row = torch.searchsorted(self.user, self.positives[0])
         self.known = KnownItems(known, graph.num_users)
