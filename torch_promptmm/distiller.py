@@ -58,7 +58,7 @@ class PromptMMDistiller(torch.nn.Module):
         prompt (SoftPrompt, optional): The prompt of a
             :class:`~torch_promptmm.models.MultimodalTeacher`.
             (default: that of the teacher)
-        setting (str, optional): :obj:`"default"` or :obj:`"faithful"`, see
+        setting (str, optional): The name of a
             :meth:`~torch_promptmm.distill.Settings.preset`.
             (default: :obj:`"default"`)
         edge_type (tuple, optional): The edge type of the interactions.
@@ -270,7 +270,7 @@ class PromptMMDistiller(torch.nn.Module):
             self.teacher, self.student, self.prompt, self.projections,
             self.settings.to_dict(), self.edge_type, self.modalities, seen,
             {model: self.embeddings(model) for model in models},
-            training.teacher_state))
+            training.teacher_state, training.started))
 
     @classmethod
     def load(cls, path: str | os.PathLike,
@@ -283,9 +283,8 @@ class PromptMMDistiller(torch.nn.Module):
                   edge_type=parts.edge_type, modalities=parts.modalities,
                   **parts.settings)
         out.projections.restore(parts.projections)
-        training, finals = out._training, parts.finals
-        training.seen, training.saved = parts.seen, finals.get('teacher')
-        training.teacher_state, training.started = parts.teacher_state, True
+        out._training.restore(parts.seen, parts.finals.get('teacher'),
+                              parts.teacher_state, parts.started)
         return out
 
     def __repr__(self) -> str:

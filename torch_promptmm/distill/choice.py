@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.metrics import LinkPredRecall
 
+from torch_promptmm.checks import check_int
 from torch_promptmm.models import Ensemble, Fusion
 from torch_promptmm.nn import UserItemGraph, compress
 from torch_promptmm.ranking import KnownItems
@@ -88,13 +89,21 @@ class _Parts:
     def __init__(self, ensemble: Ensemble, graph: UserItemGraph,
                  positives: Tensor, known: Tensor, k: int,
                  num_users: int) -> None:
+        check_int('k', k, 1)
+        check_int('num_users', num_users, 1)
         users = positives[0].unique()
-        self.user = users[::max(1, -(-users.numel() // num_users))]
+        step = max(1, -(-users.numel() // num_users))
+        self.user = users[::step].contiguous()
         self.positives = positives[:, torch.isin(positives[0], self.user)]
         self.row = torch.searchsorted(self.user, self.positives[0])
         self.known = KnownItems(known, graph.num_users)
         self.k = min(k, graph.num_items)
-        self.ids, content = ensemble.parts(graph)
+        was_training = ensemble.training
+        ensemble.eval()  # Members may have dropout.
+        try:
+            self.ids, content = ensemble.parts(graph)
+        finally:
+            ensemble.train(was_training)
         self.whole = self._scores(*self.ids)
         self.content = {name: self._scores(*pair)
                         for name, pair in content.items()}

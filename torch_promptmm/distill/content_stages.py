@@ -104,13 +104,18 @@ class ListStage(Stage):
 
 
 def _spread(scores: Tensor) -> float:
-    r"""The mean standard deviation of the scores in a list."""
+    r"""The mean standard deviation of the scores in a list of at least two
+    items."""
     valid = ~scores.isneginf()
-    count = valid.sum(dim=1).clamp(min=1)
+    count = valid.sum(dim=1)
+    several = count > 1
+    if not bool(several.any()):
+        return 1.0  # Nothing to compare.
+    count, valid, scores = count[several], valid[several], scores[several]
     x = torch.where(valid, scores, 0.0)
     mean = x.sum(dim=1) / count
     square = torch.where(valid, (x - mean.view(-1, 1)).square(), 0.0)
-    spread = (square.sum(dim=1) / (count - 1).clamp(min=1)).sqrt()
+    spread = (square.sum(dim=1) / (count - 1)).sqrt()
     return max(float(spread.mean()), 1e-6)
 
 

@@ -107,6 +107,12 @@ class Distillation:
             raise ValueError(NO_TEACHER)
         return self.parts.teacher
 
+    def restore(self, seen: Seen, saved: Pair | None,
+                teacher_state: dict[str, Tensor], started: bool) -> None:
+        r"""Takes what a file holds."""
+        self.seen, self.saved = seen, saved
+        self.teacher_state, self.started = teacher_state, started
+
     def forget(self) -> None:
         r"""Forgets what was computed of weights that are no more."""
         self.prepared = self.saved = None

@@ -134,8 +134,11 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
 
 def saved_config(model: torch.nn.Module | None) -> dict[str, Any] | None:
     r"""Returns the name and the configuration of a model whose class is
-    ours; :obj:`None` of another one."""
-    if not isinstance(model, RankingModel) or type(model) not in _classes():
+    ours, and that of all models in it; :obj:`None` of another one."""
+    ours = _classes()
+    if not isinstance(model, RankingModel) or not all(
+            type(x) in ours for x in model.modules()
+            if isinstance(x, RankingModel)):
         return None
     return {'class': type(model).__name__, **model.config()}
 

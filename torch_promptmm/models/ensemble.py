@@ -122,7 +122,8 @@ class Ensemble(RankingModel):
         self._fusion: Tensor
         self.register_buffer('_fusion', torch.empty(4 + len(self.modalities),
                                                     dtype=torch.double))
-        self.fusion = fusion or Fusion(dict.fromkeys(self.modalities, 1.0))
+        self._start = fusion or Fusion(dict.fromkeys(self.modalities, 1.0))
+        self.fusion = self._start
 
     @classmethod
     def from_view(
@@ -272,9 +273,11 @@ class Ensemble(RankingModel):
         return cls(members, content)
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the members."""
+        r"""Resets all learnable parameters of the members, and the fusion to
+        what was given."""
         for member in self.members:
             member.reset_parameters()  # type: ignore[operator]
+        self.fusion = self._start
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({len(self.members)} x '

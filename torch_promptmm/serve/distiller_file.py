@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torch_promptmm.checks import check_bool
 from torch_promptmm.data import IdMap
 from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
@@ -45,6 +46,7 @@ class DistillerParts(NamedTuple):
         seen (Seen): What was trained on.
         finals (dict): Final user and item embeddings of each model.
         teacher_state (dict): Weights of a teacher that is not here.
+        started (bool): Whether the student has been trained.
     """
     teacher: torch.nn.Module | None
     student: LightGCN
@@ -56,6 +58,7 @@ class DistillerParts(NamedTuple):
     seen: Seen
     finals: dict[str, tuple[Tensor, Tensor]]
     teacher_state: dict[str, Tensor]
+    started: bool
 
 
 def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
@@ -88,6 +91,7 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
             'modalities': prompt.modalities,
         },
         'finals': list(parts.finals),
+        'started': parts.started,
     })
 
 
@@ -161,7 +165,8 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
     return DistillerParts(teacher, student, prompt, projections,
                           config['settings'], edge_type, config['modalities'],
                           Seen(graph, known.edge_index, ids), finals,
-                          weights if teacher is None else {})
+                          weights if teacher is None else {},
+                          check_bool('started', config.get('started', True)))
 
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,

@@ -1,0 +1,145 @@
+"""The chosen fusion is what brute force over the same candidates picks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from torch_promptmm.data import from_interactions, held_out, read_graph
+from torch_promptmm.datasets import SyntheticMultimodal
+from torch_promptmm.distill import choice, choose_fusion
+from torch_promptmm.evaluate import evaluate_embeddings
+from torch_promptmm.models import Ensemble, Fusion, MultimodalTeacher, embed
+from torch_promptmm.nn import UserItemGraph
+
+TRAIN, VAL, _ = SyntheticMultimodal(
+    90, 70, 1500, {'visual': 12, 'textual': 9}, informative=0.5,
+    cold_fraction=0.1, seed=1)
+VIEW, VAL_VIEW = read_graph(TRAIN), read_graph(VAL)
+GRAPH = UserItemGraph(VIEW.edge_index, 90, 70)
+POSITIVES, KNOWN = held_out(VAL_VIEW), VAL_VIEW.edge_index
+
+
+def make(num_members: int = 2, **kwargs) -> Ensemble:
+    # Propagated, random rows know something already.
+    return Ensemble.from_data(TRAIN, 16, seed=0, num_members=num_members,
+                              **kwargs)
+
+
+def recall(model: Ensemble, fusion: Fusion, k: int,
+           positives: torch.Tensor = POSITIVES) -> float:
+    model.fusion = fusion
+    return evaluate_embeddings(*embed(model, GRAPH, 'dot'), positives, KNOWN,
+                               k)[f'recall@{k}']
+
+
+def first_best(model: Ensemble, candidates: Iterable[Fusion], k: int,
+               positives: torch.Tensor) -> Fusion:
+    best, out = -1.0, Fusion()
+    for fusion in candidates:
+        value = recall(model, fusion, k, positives)
+        if value > best + 1e-9:
+            best, out = value, fusion
+    return out
+
+
+def brute_force(model: Ensemble, k: int, positives: torch.Tensor) -> Fusion:
+    names = model.modalities
+    start = Fusion(dict.fromkeys(names, 0.0),
+                   cold_weight=1.25 if names else 1.0)
+    weights = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0) if names else (0.0, )
+    best = first_best(model, [
+        replace(start, popularity=rho, weights=dict.fromkeys(names, weight))
+        for weight in weights for rho in (0.0, 0.1, 0.2, 0.3)], k, positives)
+    for name in names if len(names) > 1 else ():
+        best = first_best(model, [best, *(
+            replace(best, weights={**best.weights, name: weight})
+            for weight in weights)], k, positives)
+    if len(model.members) > 1:
+        best = first_best(model, [best, *(
+            replace(best, rank=rank, whole=whole, popularity=rho)
+            for rank in (24, 32, 48) for whole in (0.25, 0.5, 1.0)
+            for rho in (0.0, 0.1, 0.2))], k, positives)
+    if names:
+        best = first_best(model, [best, *(
+            replace(best, cold_weight=kappa)
+            for kappa in (0.5, 0.75, 1.0, 1.25, 1.5, 2.0))], k, positives)
+    return best
+
+
+@pytest.mark.parametrize('kwargs', [
+    {'num_members': 1}, {'num_members': 3},
+    {'num_members': 1, 'modalities': ['visual']},
+    {'num_members': 2, 'use_content': False}])
+def test_equals_brute_force(kwargs) -> None:
+    model = make(**kwargs)
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, k=7)
+    assert model.fusion == fusion
+    assert value == pytest.approx(recall(model, fusion, 7), abs=1e-6)
+    assert fusion == brute_force(model, 7, POSITIVES)
+    # Something was to be chosen, and it was worth it.
+    start = Fusion(dict.fromkeys(model.modalities, 0.0))
+    assert fusion != start and value > recall(model, start, 7)
+    if model.modalities:
+        assert max(fusion.weights.values()) > 0.0
+
+
+def test_a_sample_of_the_users() -> None:
+    model = make(1)
+    users = POSITIVES[0].unique()
+    assert users.numel() > 60
+    some = users[::-(-users.numel() // 30)]
+    positives = POSITIVES[:, torch.isin(POSITIVES[0], some)]
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, 10,
+                                  num_users=30)
+    assert fusion == brute_force(model, 10, positives)
+    assert value == pytest.approx(recall(model, fusion, 10, positives),
+                                  abs=1e-6)
+
+
+def test_of_equally_good_ones_the_first() -> None:
+    # Whoever ranks all items finds all of them.
+    model = make(2)
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, k=1000)
+    assert value == 1.0
+    assert fusion == Fusion({'visual': 0.0, 'textual': 0.0},
+                            cold_weight=choice._COLD_WEIGHT)
+    model = make(2, use_content=False)
+    assert choose_fusion(model, GRAPH, POSITIVES, KNOWN,
+                         k=1000)[0] == Fusion()
+
+
+def test_content_that_is_worth_nothing_weighs_nothing() -> None:
+    """Users of two halves of the catalogue, whose members know it all; the
+    features say the contrary."""
+    user = torch.arange(40).repeat_interleave(20)
+    item = torch.arange(20).repeat(40) + 20 * (user % 2)
+    held = (item % 20 - user // 2) % 20 == 0
+    edges = torch.stack([user, item])
+    x = torch.randn(40, 6)
+    data = from_interactions(edges[:, ~held], {'x': x}, 40, 40)
+    # Many steps of propagation leave which half it is.
+    model = Ensemble.from_data(data, 16, seed=0, num_layers=12, hop=0.0)
+    graph = UserItemGraph(edges[:, ~held], 40, 40)
+    fusion, value = choose_fusion(model, graph, edges[:, held],
+                                  edges[:, ~held], k=1)
+    assert fusion == Fusion({'x': 0.0}) and value > 0.99
+
+
+def test_dropout_does_not_blur_it() -> None:
+    teacher = MultimodalTeacher.from_data(TRAIN, 8, seed=0, dropout=0.9)
+    model = Ensemble([teacher]).train()
+    (_, first), (_, again) = (
+        choose_fusion(model, GRAPH, POSITIVES, KNOWN) for _ in range(2))
+    assert first == again == pytest.approx(recall(model, model.fusion, 20),
+                                           abs=1e-6)
+    assert model.training and teacher.training
+
+
+@pytest.mark.parametrize('name', ['k', 'num_users'])
+def test_bad_input(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' must be at least 1"):
+        choose_fusion(make(1), GRAPH, POSITIVES, KNOWN, **{name: 0})
