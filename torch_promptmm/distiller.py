@@ -21,7 +21,7 @@ from torch_promptmm.distill.build import (
 from torch_promptmm.distill.distillation import Distillation, Seen
 from torch_promptmm.evaluate import Metric
 from torch_promptmm.loader import Batch
-from torch_promptmm.models import LightGCN
+from torch_promptmm.models import LightGCN, MultimodalTeacher
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.serve import Recommender
@@ -77,7 +77,9 @@ class PromptMMDistiller(torch.nn.Module):
         model, prompt = checked_parts(teacher, student, prompt)
         self.teacher, self.student, self.prompt = teacher, student, prompt
         self.projections = Projections(student.hidden_channels)
-        if model and model.modalities and settings.knowledge == 'terms':
+        # Of others, the widths are known when they are called.
+        if (isinstance(model, MultimodalTeacher)
+                and settings.knowledge == 'terms'):
             keys = self.projections.keys_of(model.modalities).values()
             self.projections.add({key: model.width for key in keys})
         self.settings, self.objective = settings, settings.objective()
@@ -106,7 +108,8 @@ class PromptMMDistiller(torch.nn.Module):
             num_layers (int, optional): Propagation steps. (default:
                 :obj:`2`)
             teacher (torch.nn.Module, optional): A teacher of your own.
-                (default: a :class:`~torch_promptmm.models.MultimodalTeacher`)
+                (default: a :class:`~torch_promptmm.models.MultimodalTeacher`;
+                content: an :class:`~torch_promptmm.models.Ensemble`)
             seed (int, optional): The seed of the initial weights.
                 (default: torch's global generator)
             edge_type (tuple, optional): See the class.
