@@ -13,7 +13,8 @@ FENCE = re.compile(r'^```python\n(.*?)^```$', re.M | re.S)
 DIRECTIVE = re.compile(
     r'^\.\. code-block:: python\n((?:[ ]{3,}.*\n|[ ]*\n)+)', re.M)
 # The blocks of a page are one program: each may use what stands before it.
-PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst']
+PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst',
+         'docs/content.rst']
 
 
 def program(page: str) -> str:
