@@ -12,9 +12,10 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_path
 from torch_promptmm.data import read_graph
-from torch_promptmm.distill import Parts, Projections, Settings
+from torch_promptmm.distill import Parts, Settings
 from torch_promptmm.distill.build import (
     build_models,
+    build_projections,
     checked_parts,
     reset_parameters,
 )
@@ -76,10 +77,7 @@ class PromptMMDistiller(torch.nn.Module):
         settings = Settings.preset(setting, **kwargs)
         model, prompt = checked_parts(teacher, student, prompt)
         self.teacher, self.student, self.prompt = teacher, student, prompt
-        self.projections = Projections(student.hidden_channels)
-        if model and model.modalities and settings.knowledge == 'terms':
-            keys = self.projections.keys_of(model.modalities).values()
-            self.projections.add({key: model.width for key in keys})
+        self.projections = build_projections(model, student, settings)
         self.settings, self.objective = settings, settings.objective()
         self._training = Distillation(
             self, Parts(model, student, prompt, self.projections, settings,
@@ -106,7 +104,8 @@ class PromptMMDistiller(torch.nn.Module):
             num_layers (int, optional): Propagation steps. (default:
                 :obj:`2`)
             teacher (torch.nn.Module, optional): A teacher of your own.
-                (default: a :class:`~torch_promptmm.models.MultimodalTeacher`)
+                (default: a :class:`~torch_promptmm.models.MultimodalTeacher`;
+                content: an :class:`~torch_promptmm.models.Ensemble`)
             seed (int, optional): The seed of the initial weights.
                 (default: torch's global generator)
             edge_type (tuple, optional): See the class.

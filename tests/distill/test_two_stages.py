@@ -44,7 +44,7 @@ def test_stage_1() -> None:
     each = parts(teacher_channels=6)
     each.teacher.requires_grad_(False)
     each.prompt.requires_grad_(False)
-    task = TeacherStage(each).prepare(DATA)
+    task, = TeacherStage(each).prepare(DATA)
     assert type(task) is RankingTask and task.model is each.teacher
     assert free(each.teacher) == free(each.prompt) == {True}
     assert free(each.student) == free(each.projections) == {False}
@@ -56,7 +56,7 @@ def test_stage_1() -> None:
 @pytest.mark.parametrize('tune', [True, False])
 def test_stage_2(tune: bool) -> None:
     each = parts(teacher_channels=6, tune_prompt=tune)
-    task = StudentStage(each).prepare(DATA)
+    task, = StudentStage(each).prepare(DATA)
     assert type(task) is DistillationTask and task.student is each.student
     assert type(task.teacher_rows) is (PromptTables if tune else
                                        ConstantTables)
@@ -83,7 +83,7 @@ def test_only_projections_in_use_are_trained(setting, widths) -> None:
 
 def test_nothing_to_distil() -> None:
     each = parts(emb_weight=0.0, fused_emb_weight=0.0, fused_list_weight=0.0)
-    task = StudentStage(each).prepare(DATA)
+    task, = StudentStage(each).prepare(DATA)
     assert not task.needs_teacher and free(each.prompt) == {False}
 
 
@@ -116,6 +116,6 @@ def test_what_the_teacher_is_expected_to_say(change: float) -> None:
 
 def test_a_stage_of_ones_own_says_what_it_lacks() -> None:
     stage = Stage(parts())
-    for call in (stage.freeze, lambda: stage.task(DATA)):
+    for call in (stage.freeze, lambda: stage.tasks(DATA)):
         with pytest.raises(NotImplementedError):
             call()

@@ -158,6 +158,49 @@ def test_same_seed_same_batches() -> None:
         assert torch.equal(a, b)
 
 
+SKEWED = torch.stack([torch.tensor([0] * 16 + [1] * 4 + [2]),
+                      torch.arange(21)])
+
+
+@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])
+def test_users_are_drawn_by_their_degree(alpha: float) -> None:
+    loader = InteractionLoader(SKEWED, SKEWED, 4, 30, user_weight=alpha)
+    batches = [batch for _ in range(1000) for batch in loader]
+    # As many as there are, an epoch.
+    assert {x.user.numel() for x in batches} == {21}
+    user = torch.cat([x.user for x in batches])
+    item = torch.cat([x.positive for x in batches])
+    assert torch.equal(SKEWED[0][item], user)
+    degree = np.array([16.0, 4.0, 1.0])
+    share = degree**(1 - alpha) / (degree**(1 - alpha)).sum()
+    count = np.bincount(user.numpy(), minlength=3)
+    expected = share * user.numel()
+    statistic = ((count - expected)**2 / expected).sum()
+    assert statistic < chi2.ppf(1 - 1e-4, 2)
+    # Among the interactions of a user none is preferred.
+    uniform(item[user == 0], list(range(16)), 30)
+
+
+def test_a_weight_of_zero_is_a_permutation() -> None:
+    for kwargs, same in (({}, True), ({'user_weight': 0.0}, True),
+                         ({'user_weight': 0.5}, False)):
+        torch.manual_seed(3)
+        loader = InteractionLoader(SKEWED, SKEWED, 3, 30, 5, **kwargs)
+        item = torch.cat([x.positive for x in loader])
+        assert (item.sort().values.tolist() == list(range(21))) is same
+    torch.manual_seed(3)
+    assert torch.equal(item[:5], next(iter(loader)).positive)
+    assert len(loader) == 5
+
+
+def test_negatives_of_drawn_interactions_are_unknown() -> None:
+    spec = BatchSpec(3, 6)
+    loader = InteractionLoader(SKEWED, SKEWED, 3, 30, 8, spec,
+                               user_weight=1.0)
+    for batch in loader:
+        check(batch, sets(SKEWED), 30, spec)
+
+
 def test_inputs_are_left_alone_and_may_be_int32() -> None:
     pairs = torch.tensor([[1, 0, 1], [3, 2, 0]], dtype=torch.int32)
     copy = pairs.clone()
@@ -210,6 +253,8 @@ EMPTY = torch.empty(2, 0, dtype=torch.long)
     (ValueError, "'num_items' must be at least 1", (PAIRS, PAIRS, 2, -3)),
     (ValueError, "'batch_size' must be at least 1", (PAIRS, PAIRS, 2, 3, 0)),
     (TypeError, "'batch_size' must be an integer", (PAIRS, PAIRS, 2, 3, 0.5)),
+    (ValueError, "'user_weight' must be",
+     (PAIRS, PAIRS, 2, 3, 4, None, None, -0.5)),
 ])
 def test_bad_input(error: type[Exception], match: str, args) -> None:
     with pytest.raises(error, match=match):

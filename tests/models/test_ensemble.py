@@ -26,7 +26,7 @@ from torch_promptmm.models import (
     MultimodalTeacher,
     as_output,
 )
-from torch_promptmm.models.base import model_from_config, saved_config
+from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.nn import UserItemGraph
 
 Array = NDArray[Any]

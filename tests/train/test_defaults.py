@@ -14,6 +14,7 @@ import torch
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.loader import InteractionLoader
+from torch_promptmm.models import Ensemble, Fusion, MultimodalTeacher
 from torch_promptmm.nn import ConstantTables, LightGCNStudent, UserItemGraph
 from torch_promptmm.train import (
     DistillationTask,
@@ -47,6 +48,15 @@ DEFAULT: dict[str, Any] = {
     'gamma': 2.0,
     'item_samples': 1024,
     'tune_prompt': True,
+    'knowledge': 'terms',
+    'init': 'random',
+    'top_items': 200,
+    'uniform_items': 1024,
+    'top_temperature': 1.0,
+    'list_lr': 0.03,
+    'list_epochs': 15,
+    'user_batch_size': 256,
+    'user_weights': (0.0, 0.5, 1.0, 0.5),
     'propagate_features': False,
 }
 FAITHFUL: dict[str, Any] = {
@@ -58,6 +68,9 @@ FAITHFUL: dict[str, Any] = {
     'fused_list_weight': 0.0,
     'fused_emb_weight': 0.0,
 }
+CONTENT: dict[str, Any] = {**DEFAULT, 'knowledge': 'lists',
+                           'init': 'compress'}
+PRESETS = {'default': DEFAULT, 'faithful': FAITHFUL, 'content': CONTENT}
 # What None stands for, with each ranking loss.
 RESOLVED: dict[str, dict[str, Any]] = {
     'softmax': {'lr': 5e-3, 'l2': 1e-3, 'score': 'cosine',
@@ -88,6 +101,8 @@ DISTILLATION_TASK: dict[str, Any] = {
     'gamma': 2.0,
     'item_samples': 1024,
 }
+ENSEMBLE: dict[str, Any] = {'num_members': 1, 'num_layers': 2, 'hop': 2.0,
+                            'standardize': True, 'use_content': True}
 EDGES = SyntheticMultimodal.blocks()[0]['user', 'interacts', 'item'].edge_index
 
 
@@ -97,10 +112,28 @@ def same(have: dict[str, Any], want: dict[str, Any]) -> None:
         k: (type(v), v) for k, v in want.items()}
 
 
-@pytest.mark.parametrize('setting, want', [('default', DEFAULT),
-                                           ('faithful', FAITHFUL)])
+@pytest.mark.parametrize('setting, want', PRESETS.items())
 def test_every_setting_of_the_presets(setting: str, want) -> None:
     same(Settings.preset(setting).to_dict(), want)
+
+
+def test_there_is_no_other_preset() -> None:
+    with pytest.raises(ValueError, match="'default', 'faithful', 'content'"):
+        Settings.preset('other')
+
+
+def test_the_teacher_of_a_preset() -> None:
+    data = SyntheticMultimodal.blocks()[0]
+    for setting in PRESETS:
+        teacher = PromptMMDistiller.from_data(data, 4, setting=setting).teacher
+        wanted = Ensemble if setting == 'content' else MultimodalTeacher
+        assert type(teacher) is wanted
+    teacher = PromptMMDistiller.from_data(data, 4, setting='content').teacher
+    have = inspect.signature(Ensemble.from_view).parameters
+    same({k: have[k].default for k in ENSEMBLE}, ENSEMBLE)
+    assert len(teacher.members) == 1 and teacher.content.hop == 2.0
+    assert teacher.fusion == Fusion({'visual': 1.0, 'textual': 1.0})
+    assert Fusion() == Fusion({}, 0.0, 1.0, 0, 1.0)
 
 
 def test_every_setting() -> None:
@@ -124,8 +157,7 @@ def test_what_the_ranking_loss_sets(ranking_loss: str) -> None:
     assert settings.ego_l2 == settings.distillation()['l2'] == 0.0
 
 
-@pytest.mark.parametrize('setting, want', [('default', DEFAULT),
-                                           ('faithful', FAITHFUL)])
+@pytest.mark.parametrize('setting, want', PRESETS.items())
 def test_what_a_task_gets(setting: str, want) -> None:
     have = Settings.preset(setting).distillation()
     assert have.pop('l2') == RESOLVED[want['ranking_loss']]['l2']
@@ -168,6 +200,8 @@ def test_documented_defaults(described, want) -> None:
             if described is Settings and FAITHFUL[name] != value:
                 if name != 'ranking_loss':
                     assert f'faithful: :obj:`{FAITHFUL[name]}`' in text
+            if described is Settings and CONTENT[name] != value:
+                assert f'content: :obj:`"{CONTENT[name]}"`' in text
 
 
 # What a batch holds ###########################################################
@@ -196,12 +230,11 @@ def test_bpr_has_a_negative_of_its_own() -> None:
         assert objective.batch_spec.warm_negatives is True
 
 
-@pytest.mark.parametrize('setting', ['default', 'faithful'])
+@pytest.mark.parametrize('setting', PRESETS)
 def test_the_settings_of_a_distiller(setting: str) -> None:
     data = SyntheticMultimodal.blocks()[0]
     distiller = PromptMMDistiller.from_data(data, 4, setting=setting)
-    same(distiller.settings.to_dict(),
-         DEFAULT if setting == 'default' else FAITHFUL)
+    same(distiller.settings.to_dict(), PRESETS[setting])
 
 
 @pytest.mark.parametrize('ranking_loss', RESOLVED)

@@ -10,6 +10,7 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_int
 from torch_promptmm.data import InteractionData
+from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.models import (
     Ensemble,
@@ -112,6 +113,17 @@ def checked_parts(
     if prompt is not model.prompt:
         model.inject(prompt)
     return model, prompt
+
+
+def build_projections(model: RankingModel | None, student: LightGCN,
+                      settings: Settings) -> Projections:
+    r"""Returns the maps to the widths that are known beforehand; those of
+    other teachers are known when they are called."""
+    out = Projections(student.hidden_channels)
+    if isinstance(model, MultimodalTeacher) and settings.knowledge == 'terms':
+        keys = out.keys_of(model.modalities).values()
+        out.add({key: model.width for key in keys})
+    return out
 
 
 def reset_parameters(*modules: torch.nn.Module | None) -> None:

@@ -164,7 +164,7 @@ class Settings:
             check_float('user_weights', x) for x in self.user_weights))
         for name, minimum in (('num_negatives', 1), ('batch_size', 1),
                               ('list_size', 2), ('item_samples', 1),
-                              ('top_items', 1), ('uniform_items', 1),
+                              ('top_items', 2), ('uniform_items', 1),
                               ('list_epochs', 0), ('user_batch_size', 1)):
             check_int(name, getattr(self, name), minimum)
         check_float('gamma', self.gamma, minimum=1.0)
