@@ -65,3 +65,15 @@ class FixedTeacher(torch.nn.Module):
 @pytest.fixture
 def foreign() -> type[FixedTeacher]:
     return FixedTeacher
+
+
+@pytest.fixture
+def content(make: Callable[..., PromptMMDistiller]
+            ) -> Callable[..., PromptMMDistiller]:
+    def build(**kwargs: Any) -> PromptMMDistiller:
+        members = {} if 'teacher' in kwargs else {'num_members': 2}
+        return make(**{'setting': 'content', 'top_items': 10,
+                       'list_epochs': 3, 'user_batch_size': 16,
+                       **members, **kwargs})
+
+    return build
