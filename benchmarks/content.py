@@ -29,11 +29,8 @@ from tables import Results, mean, spread
 from torch_geometric.data import HeteroData
 
 from torch_promptmm import PromptMMDistiller
-from torch_promptmm.data import (
-    held_out,
-    known_interactions,
-    read_graph,
-)
+from torch_promptmm.data import held_out, read_graph
+from torch_promptmm.data.contract import known_interactions
 from torch_promptmm.distill import choose_fusion
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.files import atomic_path

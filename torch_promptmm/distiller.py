@@ -259,7 +259,7 @@ class PromptMMDistiller(torch.nn.Module):
     def save(self, path: str | os.PathLike) -> None:
         r"""Saves the distiller in one file, all of it or nothing: student,
         teacher, prompt, known interactions and the final embeddings of both
-        models, without any raw feature."""
+        models (of an ensemble as wide as its content), no raw feature."""
         check_path('path', path)
         training = self._training
         seen, models = training.require_seen('save'), ['student']

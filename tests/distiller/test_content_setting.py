@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -221,15 +222,15 @@ def test_reset_parameters_starts_over(content, blocks: BlockDataset) -> None:
 def test_what_is_for_interactions_is_not_for_lists(
         content, blocks: BlockDataset,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch_promptmm.distill import distillation
-    calls, train = [], distillation.train
+    module = importlib.import_module('torch_promptmm.distill.fit')
+    calls, train = [], module.train
 
     @functools.wraps(train)
     def spy(task: Any, **kwargs: Any) -> History:
         calls.append((task, kwargs))
         return train(task, **kwargs)
 
-    monkeypatch.setattr(distillation, 'train', spy)
+    monkeypatch.setattr(module, 'train', spy)
 
     def optimizer(groups: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, 0.1)
