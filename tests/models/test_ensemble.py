@@ -13,7 +13,6 @@ import reference
 import torch
 from graphs import NUM_ITEMS, NUM_USERS, random_edges
 from numpy.typing import NDArray
-from teachers import make_teacher
 from torch.testing import assert_close
 
 from torch_promptmm.data import from_interactions
@@ -375,9 +374,3 @@ def test_on_a_device(device: torch.device) -> None:
     assert a.user.device.type == device.type
     assert_close((a.user @ a.item.t()).cpu(), b.user @ b.item.t(), rtol=0,
                  atol=1e-6)
-
-
-def test_members_must_not_read_content() -> None:
-    model, _, _ = make_teacher()
-    with pytest.raises(ValueError, match="'content'"):
-        Ensemble([model])

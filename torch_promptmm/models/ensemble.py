@@ -106,10 +106,6 @@ class Ensemble(RankingModel):
                                   for x in members):
             raise ValueError(f"'members' must be at least one RankingModel "
                              f"(got {[type(x).__name__ for x in members]})")
-        reads = [type(x).__name__ for x in members if x.modalities]
-        if reads:
-            raise ValueError(f"'members' must not read content themselves "
-                             f"(got {reads[0]}): give it as 'content'")
         first = members[0]
         for other in (*members, *([] if content is None else [content])):
             sizes = (other.num_users, other.num_items)
