@@ -17,6 +17,7 @@ import argparse
 import copy
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ from torch_promptmm.data.contract import known_interactions
 from torch_promptmm.distill import choose_fusion
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.files import atomic_path
-from torch_promptmm.models import ContentExpert, Ensemble, LightGCN, embed
+from torch_promptmm.models import (
+    ContentExpert,
+    Ensemble,
+    Fusion,
+    LightGCN,
+    embed,
+)
 from torch_promptmm.nn import UserItemGraph
 
 BASE, FAIR = 'LightGCN', 'LightGCN with popularity'
@@ -148,16 +155,14 @@ class ContentRuns(SeedRuns):
         ensemble = Ensemble(self.members()[:num_members], content)
         path = self.runs / f'fusion.{features}.{num_members}.{self.seed}.json'
         if path.exists():
-            state = torch.tensor(json.loads(path.read_text())['state'],
-                                 dtype=torch.double)
-            ensemble._fusion.copy_(state)
-            recall = json.loads(path.read_text())['val']
+            kept = json.loads(path.read_text())
+            ensemble.fusion, recall = Fusion(**kept['fusion']), kept['val']
         else:
-            _, recall = choose_fusion(ensemble, self.graph, self.positives,
-                                      self.val_known)
+            fusion, recall = choose_fusion(ensemble, self.graph,
+                                           self.positives, self.val_known)
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps({
-                    'val': recall, 'state': ensemble._fusion.tolist()}))
+                    'val': recall, 'fusion': asdict(fusion)}))
         return ensemble, {'val': recall, 'fusion': str(ensemble.fusion)}
 
     def _member(self, row: ModelRow) -> tuple[Any, ...]:
