@@ -24,7 +24,8 @@ def num_threads(threads: int | str | None, work: int) -> int:
     The threads of an operation wait for the slowest one. A processor that
     something else uses makes that one late, in each of the hundreds of
     operations of a step, and the others spin meanwhile: beside one busy
-    process, two threads on two processors are 40 to 70 times as slow as one.
+    process, two threads on two processors take more than twice as long as
+    one (``benchmarks/threads.py``), and far more where there are several.
     Hence :obj:`"auto"` leaves one processor free:
 
     .. math::
