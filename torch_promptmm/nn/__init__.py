@@ -2,16 +2,21 @@ r"""Modules: tensors and adjacency in, tensors out."""
 
 from torch_promptmm._moved import lazily
 from torch_promptmm.nn._backends.onednn import use_onednn
+from torch_promptmm.nn.co_occurrence import co_occurrence_graph
 from torch_promptmm.nn.compression import (
     compress,
     ego_residual,
     solve_ego,
 )
+from torch_promptmm.nn.edge_drop import drop_edges
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
+from torch_promptmm.nn.item_graph import item_knn_graph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.multimodal_conv import MultimodalConv
+from torch_promptmm.nn.neighbor_graph import NeighborGraph
+from torch_promptmm.nn.neighbors import combine_graphs, normalize_graph
 from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.propagation import propagate
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
@@ -35,6 +40,12 @@ __all__ = classes = [
     'PromptedReduction',
     'MultimodalConv',
     'ItemFeatures',
+    'NeighborGraph',
+    'item_knn_graph',
+    'co_occurrence_graph',
+    'combine_graphs',
+    'normalize_graph',
+    'drop_edges',
     'propagate',
     'compress',
     'solve_ego',
