@@ -12,9 +12,11 @@ from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.multimodal_conv import MultimodalConv
+from torch_promptmm.nn.ngcf_conv import NGCFConv
 from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.propagation import propagate
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
+from torch_promptmm.nn.standard_linear import StandardLinear
 
 # These live in upper rooms, and are found here as well.
 _MOVED = {
@@ -30,6 +32,8 @@ __getattr__ = lazily(__name__, _MOVED)
 __all__ = classes = [
     'UserItemGraph',
     'LightGCNConv',
+    'NGCFConv',
+    'StandardLinear',
     'SoftPrompt',
     'PromptContext',
     'PromptedReduction',
