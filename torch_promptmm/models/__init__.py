@@ -10,12 +10,15 @@ from torch_promptmm.models.door import (
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
 from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.mf import MF
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
 )
+from torch_promptmm.models.ngcf import NGCF
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.vbpr import VBPR
 
 # The name that the paper gives it, for its role.
 LightGCNStudent = LightGCN
@@ -24,8 +27,11 @@ __all__ = classes = [
     'RankingModel',
     'ModelOutput',
     'ForeignModel',
+    'MF',
+    'NGCF',
     'LightGCN',
     'LightGCNStudent',
+    'VBPR',
     'MultimodalTeacher',
     'TeacherOutput',
     'PropagatedFeatures',

@@ -13,6 +13,7 @@ from torch_geometric.typing import Adj
 
 from torch_promptmm.data import InteractionData, read_graph
 from torch_promptmm.loader import Batch, BatchSpec
+from torch_promptmm.nn.functional import take
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.prompt import SoftPrompt
@@ -136,6 +137,12 @@ class RankingModel(torch.nn.Module):
     def width(self) -> int:
         r"""The width :math:`w` of a row of the output."""
         raise NotImplementedError
+
+    @property
+    def needed_score(self) -> str | None:
+        r"""The score function that the model needs, whatever it was trained
+        with; :obj:`None` is any."""
+        return type(self).score
 
     @property
     def modalities(self) -> list[str]:
@@ -293,6 +300,15 @@ def _is_pair(value: Any) -> bool:
             and all(isinstance(x, Tensor) for x in value))
 
 
-def take(x: Tensor, index: Tensor | None) -> Tensor:
-    r"""Returns rows of a table; all of them where no index is given."""
-    return x if index is None else x.index_select(0, index)
+def global_ids(
+    graph: Any,
+    user_id: Tensor | None,
+    item_id: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    r"""Returns which of all users and items the given rows of a graph are:
+    the same, unless it is the graph of a batch. For models that read tables
+    and do not propagate."""
+    if not isinstance(graph, UserItemGraph) or not graph.is_batch:
+        return user_id, item_id
+    assert graph.user_n_id is not None and graph.item_n_id is not None
+    return take(graph.user_n_id, user_id), take(graph.item_n_id, item_id)

@@ -17,9 +17,11 @@ from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 from torch_promptmm.nn.multimodal_conv import MultimodalConv
 from torch_promptmm.nn.neighbor_graph import NeighborGraph
 from torch_promptmm.nn.neighbors import combine_graphs, normalize_graph
+from torch_promptmm.nn.ngcf_conv import NGCFConv
 from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.propagation import propagate
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
+from torch_promptmm.nn.standard_linear import StandardLinear
 
 # These live in upper rooms, and are found here as well.
 _MOVED = {
@@ -35,6 +37,8 @@ __getattr__ = lazily(__name__, _MOVED)
 __all__ = classes = [
     'UserItemGraph',
     'LightGCNConv',
+    'NGCFConv',
+    'StandardLinear',
     'SoftPrompt',
     'PromptContext',
     'PromptedReduction',

@@ -36,6 +36,7 @@ def fit(
     warm_negatives: bool | None = None,
     l2: float | None = None,
     modality_weight: float | None = None,
+    user_weight: float | None = None,
     metric: str = METRIC,
     device: Any = None,
     edge_type: tuple[str, str, str] | None = None,
@@ -77,6 +78,10 @@ def fit(
             the loss. (default: 1e-3 for the softmax, 0.05 for BPR)
         modality_weight (float, optional): Weight of each modality's own
             ranking loss. (default: :obj:`0.0`)
+        user_weight (float, optional): With :math:`\alpha`, interactions are
+            drawn in proportion to :math:`\deg(u)^{-\alpha}`: with 1 as often
+            for each user, as the code of NGCF, LightGCN and others does;
+            with 0 each one once an epoch. (default: :obj:`0.0`)
         metric (str, optional): The metric that decides.
             (default: :obj:`"recall@20"`)
         device (torch.device, optional): Where to train. (default: where the
@@ -103,15 +108,17 @@ def fit(
         'warm_negatives': warm_negatives,
         'l2': l2,
         'modality_weight': modality_weight,
+        'user_weight': user_weight,
     }
     options = {
         'modality_weight': 0.0,
+        'user_weight': 0.0,
         **ranked.defaults,
         **{key: value for key, value in given.items() if value is not None},
         **kwargs,
     }
     objective = _objective(ranked, options)
-    check_names(options.keys() - {'l2', 'modality_weight'})
+    check_names(options.keys() - {'l2', 'modality_weight', 'user_weight'})
     view = read_graph(train_data, edge_type, ranked.modalities or None,
                       need_features=bool(ranked.modalities))
     cut_off(metric, view.num_items)
@@ -131,7 +138,8 @@ def fit(
                                   view.num_items), supervision(view),
             known_interactions(view), objective,
             options.pop('l2', objective.default_l2),
-            options.pop('modality_weight'), ranked.prompt).to(device)
+            options.pop('modality_weight'), ranked.prompt,
+            options.pop('user_weight')).to(device)
     ranked.keep_score(objective.score)
     validate = None
     if val_view is not None and positives is not None:
@@ -146,7 +154,7 @@ def _objective(model: RankingModel,
     names = ('ranking_loss', 'score', 'temperature', 'num_negatives',
              'warm_negatives')
     chosen = {k: options.pop(k) for k in names if k in options}
-    needed = type(model).score
+    needed = model.needed_score
     if needed is not None and chosen.setdefault('score', needed) != needed:
         raise ValueError(f"'score' must be {needed!r} for "
                          f"'{type(model).__name__}' (got {chosen['score']!r})")
