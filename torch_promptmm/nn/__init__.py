@@ -7,6 +7,7 @@ from torch_promptmm.nn.compression import (
     ego_residual,
     solve_ego,
 )
+from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
@@ -35,6 +36,7 @@ __all__ = classes = [
     'PromptedReduction',
     'MultimodalConv',
     'ItemFeatures',
+    'FeatureMaps',
     'propagate',
     'compress',
     'solve_ego',
