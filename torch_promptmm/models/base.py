@@ -238,6 +238,12 @@ class RankingModel(torch.nn.Module):
         if self.item_features is not None:
             self.item_features.release()
 
+    @property
+    def lacks_features(self) -> bool:
+        r"""Whether the model reads features that it does not have."""
+        features = self.item_features
+        return features is not None and not features.available
+
     def give_features(self, view: InteractionData) -> None:
         r"""Takes the features that the model reads from a graph, if these
         are others than it has."""
