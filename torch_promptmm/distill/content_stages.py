@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,14 +16,16 @@ from torch_promptmm.distill.list_task import (
     ListDistillationTask,
     compress_into,
 )
+from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import Parts, Stage, TrainingData
 from torch_promptmm.distill.top_lists import top_lists
-from torch_promptmm.models import Ensemble, embed
+from torch_promptmm.models import Ensemble, RankingModel, embed
 from torch_promptmm.train import RankingTask, Task
 
 
 class EnsembleStage(Stage):
-    r"""Stage 1 of an ensemble: each member learns to rank on its own."""
+    r"""Stage 1 of an ensemble: each member learns to rank on its own, by its
+    own :obj:`defaults` where the settings are not changed."""
     name = 'teacher'
 
     def freeze(self) -> None:
@@ -34,14 +37,35 @@ class EnsembleStage(Stage):
     def tasks(self, data: TrainingData) -> list[Task]:
         teacher, settings = self.parts.teacher, self.parts.settings
         assert isinstance(teacher, Ensemble)
+        teacher.cache_features(data.graph if settings.propagate_features
+                               else None)
         alphas = settings.user_weights
-        return [
-            RankingTask(member, data.graph, data.positives, data.known,
-                        self.parts.objective, settings.ego_l2,
-                        settings.modality_weight,
-                        user_weight=alphas[number % len(alphas)])
-            for number, member in enumerate(teacher.members)
-        ]
+        out: list[Task] = []
+        for number, member in enumerate(self._members):
+            own = settings.for_model(member)
+            out.append(
+                RankingTask(member, data.graph, data.positives, data.known,
+                            own.objective(), own.ego_l2, own.modality_weight,
+                            user_weight=member.defaults.get(
+                                'user_weight', alphas[number % len(alphas)])))
+        return out
+
+    def options(self, number: int = 0) -> dict[str, Any]:
+        member, settings = self._members[number], self.parts.settings
+        own = settings.for_model(member)
+        # Those of tasks, not of the loop.
+        names = {*(field.name for field in fields(Settings)), 'user_weight'}
+        return {
+            **{k: v for k, v in member.defaults.items() if k not in names},
+            'batch_size': own.batch_size,
+            'lr': own.learning_rate,
+            'weight_decay': own.weight_decay,
+        }
+
+    @property
+    def _members(self) -> list[RankingModel]:
+        assert isinstance(self.parts.teacher, Ensemble)
+        return list(self.parts.teacher.members)  # type: ignore[arg-type]
 
 
 class ListStage(Stage):
@@ -75,6 +99,7 @@ class ListStage(Stage):
     def tasks(self, data: TrainingData) -> list[Task]:
         teacher, student, _, _, settings, objective = self.parts
         assert teacher is not None
+        teacher.cache_features(None)
         if self.saved is None:
             pair = embed(teacher, data.graph,
                          teacher.score or objective.score, 'teacher')
@@ -93,7 +118,7 @@ class ListStage(Stage):
                                  temperature, settings.uniform_items)
         ]
 
-    def options(self) -> dict[str, Any]:
+    def options(self, number: int = 0) -> dict[str, Any]:
         settings = self.parts.settings
         width = self.parts.student.hidden_channels
         return {

@@ -12,6 +12,7 @@ from torch_promptmm.checks import (
     check_int,
 )
 from torch_promptmm.loss.score import SCORES
+from torch_promptmm.models import RankingModel
 from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
 
 
@@ -192,6 +193,27 @@ class Settings:
             raise TypeError(f"'{unknown[0]}' is no argument; there are "
                             f'{sorted(names)}')
         return replace(cls(**PRESETS[setting]), **kwargs)
+
+    def for_model(self, model: RankingModel) -> Settings:
+        r"""Returns the settings with a model's own :obj:`defaults` in place
+        of what was not changed, and with the score function that its class
+        needs.
+
+        Raises:
+            ValueError: If another score function is asked for.
+        """
+        plain = Settings()
+        own = {field.name: model.defaults[field.name]
+               for field in fields(self) if field.name in model.defaults
+               and getattr(self, field.name) == getattr(plain, field.name)}
+        needed = type(model).score
+        if needed is not None:
+            if self.score not in (None, needed):
+                raise ValueError(f"'score' must be {needed!r} for "
+                                 f"'{type(model).__name__}' (got "
+                                 f"{self.score!r})")
+            own['score'] = needed
+        return replace(self, **own)
 
     @property
     def learning_rate(self) -> float:
