@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torch_promptmm.models import ModelOutput, RankingModel
 from torch_promptmm.models.base import take
+from torch_promptmm.nn.functional import masked_rows
 from torch_promptmm.nn.item_features import ItemFeatures
 
 
@@ -79,9 +80,10 @@ class Content(MF):
 
     def forward(self, graph: Any, user_id: Tensor | None = None,
                 item_id: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.item_features.require()
-        item = sum(self.linear[name](take(x, item_id))
-                   for name, x in self.item_features.tensors.items())
+        item = 0.0
+        for name in self.modalities:
+            x, mask = self.item_features.rows(name, item_id)
+            item = item + self.linear[name](masked_rows(x, mask))
         return take(self.user.weight, user_id), item
 
     def config(self) -> dict[str, Any]:

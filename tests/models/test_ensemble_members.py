@@ -16,6 +16,7 @@ from torch_promptmm.data import read_graph
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.evaluate import evaluate
 from torch_promptmm.models import (
+    BM3,
     ContentExpert,
     Ensemble,
     Fusion,
@@ -23,7 +24,6 @@ from torch_promptmm.models import (
     MultimodalTeacher,
 )
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.train import RankingObjective
 
 TRAIN, VAL, TEST = SyntheticMultimodal.blocks(
     num_blocks=2, users_per_block=8, items_per_block=8,
@@ -219,10 +219,25 @@ def test_terms_and_epochs_of_a_member() -> None:
 
 def test_settings_of_a_model() -> None:
     settings = distiller_of(LightGCN(U, I, 4)).settings
-    assert settings.for_model(LightGCN(U, I, 4)) == settings
+    assert settings.for_model(LightGCN(U, I, 4)) == {
+        'ranking_loss': 'softmax', 'num_negatives': 8,
+        'warm_negatives': False, 'weight_decay': 0.0, 'batch_size': 2048,
+        'modality_weight': 0.1}
     own = settings.for_model(BiasedMF(U, I, 4))
-    assert (own.ranking_loss, own.score, own.l2) == ('bpr', 'dot', 0.25)
-    assert own.objective().score == RankingObjective('bpr').score
+    assert (own['ranking_loss'], own['l2'], own['lr']) == ('bpr', 0.25, 0.03)
+
+
+def test_a_loss_of_a_members_own() -> None:
+    member = BM3.from_data(TRAIN, 4, seed=0)
+    assert member.defaults['ranking_loss'] == 'own'
+    distiller = distiller_of(member, LightGCN(U, I, 4),
+                             content=ContentExpert.from_data(TRAIN))
+    history = distiller.fit_teacher(TRAIN, VAL, seed=0, progress=False,
+                                    epochs=1)
+    first, second = distiller._training.prepared[1]
+    assert first.objective.is_own and not second.objective.is_own
+    assert first.score == member.own_score
+    assert len(history) == 2 and history.chosen
 
 
 # The door of terms

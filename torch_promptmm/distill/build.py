@@ -21,6 +21,7 @@ from torch_promptmm.models import (
     as_model,
 )
 from torch_promptmm.nn import SoftPrompt
+from torch_promptmm.train.fit import pop_objective
 
 # The arguments of a teacher, beside those of its settings.
 _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
@@ -127,10 +128,10 @@ def check_settings(model: RankingModel | None, settings: Settings) -> None:
         return
     if settings.knowledge == 'terms':
         # What a class says; that of a trained model may be trained anew.
-        check_score(model, type(model).score, settings.objective())
+        check_score(model, model.needed_score, settings.objective())
     for member in model.members if isinstance(model, Ensemble) else ():
         assert isinstance(member, RankingModel)
-        settings.for_model(member)
+        pop_objective(member, settings.for_model(member))
 
 
 def build_projections(model: RankingModel | None, student: LightGCN,

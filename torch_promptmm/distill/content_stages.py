@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from torch_promptmm.distill.list_task import (
     ListDistillationTask,
     compress_into,
 )
-from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import Parts, Stage, TrainingData
 from torch_promptmm.distill.top_lists import top_lists
 from torch_promptmm.models import Ensemble, RankingModel, embed
-from torch_promptmm.train import RankingTask, Task
+from torch_promptmm.train import RankingObjective, RankingTask, Task
+from torch_promptmm.train.fit import pop_objective
 
 
 class EnsembleStage(Stage):
@@ -39,28 +38,29 @@ class EnsembleStage(Stage):
         assert isinstance(teacher, Ensemble)
         teacher.cache_features(data.graph if settings.propagate_features
                                else None)
-        alphas = settings.user_weights
         out: list[Task] = []
         for number, member in enumerate(self._members):
-            own = settings.for_model(member)
+            objective, options = self._split(number)
             out.append(
                 RankingTask(member, data.graph, data.positives, data.known,
-                            own.objective(), own.ego_l2, own.modality_weight,
-                            user_weight=member.defaults.get(
-                                'user_weight', alphas[number % len(alphas)])))
+                            objective, options['l2'],
+                            options['modality_weight'],
+                            user_weight=options['user_weight']))
         return out
 
     def options(self, number: int = 0) -> dict[str, Any]:
+        return {k: v for k, v in self._split(number)[1].items()
+                if k not in ('l2', 'modality_weight', 'user_weight')}
+
+    def _split(self, number: int) -> tuple[RankingObjective, dict[str, Any]]:
+        r"""The ranking loss of a member, and all else."""
         member, settings = self._members[number], self.parts.settings
-        own = settings.for_model(member)
-        # Those of tasks, not of the loop.
-        names = {*(field.name for field in fields(Settings)), 'user_weight'}
-        return {
-            **{k: v for k, v in member.defaults.items() if k not in names},
-            'batch_size': own.batch_size,
-            'lr': own.learning_rate,
-            'weight_decay': own.weight_decay,
-        }
+        alphas = settings.user_weights
+        options = {'user_weight': alphas[number % len(alphas)],
+                   **settings.for_model(member)}
+        objective = pop_objective(member, options)
+        return objective, {'lr': objective.default_lr,
+                           'l2': objective.default_l2, **options}
 
     @property
     def _members(self) -> list[RankingModel]:

@@ -1,6 +1,7 @@
 r"""Losses: scores and embeddings in, a scalar out."""
 
 from torch_promptmm.loss.embedding import ScaledCosineError
+from torch_promptmm.loss.info_nce import InfoNCE
 from torch_promptmm.loss.listwise import DisentangledListKD, ListwiseKD
 from torch_promptmm.loss.pairwise import PairwiseKD
 from torch_promptmm.loss.ranking import BPRLoss, SampledSoftmaxLoss
@@ -14,6 +15,7 @@ __all__ = classes = [
     'ListwiseKD',
     'DisentangledListKD',
     'TopListKD',
+    'InfoNCE',
     'ScaledCosineError',
     'as_scored',
     'default_temperature',

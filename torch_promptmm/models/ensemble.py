@@ -72,10 +72,10 @@ class Ensemble(RankingModel):
         \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
         \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
 
-    Of a member whose scores are dot products by its class, such as one with
-    a bias column, :math:`\mathbf{e}_u^{\top} \mathbf{e}_i` takes the place
-    of the cosine, over the user's norm and the mean norm of items with
-    interactions: it ranks for each user as it does alone.
+    Of a member that needs dot products, such as one with a bias column,
+    :math:`\mathbf{e}_u^{\top} \mathbf{e}_i` takes the place of the cosine,
+    over the user's norm and the mean norm of items with interactions: it
+    ranks for each user as it does alone.
 
     The members learn rows of users and items, and may read features too; the
     content expert needs no training. :math:`c^{(r)}` is :math:`c` in the
@@ -359,7 +359,7 @@ def _unit_pair(member: RankingModel, graph: UserItemGraph,
     r"""A member's rows, whose dot product is its score on the scale of a
     cosine."""
     output = as_output(member(graph))
-    if type(member).score != 'dot':
+    if member.needed_score != 'dot':
         return unit_rows(output.user), unit_rows(output.item)
     # The length of an item's row is part of the score, not of a user's.
     length = output.item.norm(dim=1, keepdim=True)[warm].mean()

@@ -39,7 +39,7 @@ class CSRMatrix:
         self.crow, self.col, self.value = crow, col, value
         self.shape = (crow.numel() - 1, num_cols)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # `tensor` cannot be copied.
+    def __reduce__(self) -> tuple[Any, ...]:  # Not what is kept beside.
         return type(self), (self.crow, self.col, self.value, self.shape[1])
 
     @property
@@ -54,6 +54,31 @@ class CSRMatrix:
             return torch.sparse_csr_tensor(self.crow, self.col, self.value,
                                            size=self.shape,
                                            check_invariants=False)
+
+    @cached_property
+    def row(self) -> Tensor:
+        r"""The row of each non-zero :math:`(nnz)`."""
+        return torch.repeat_interleave(
+            torch.arange(self.shape[0], device=self.crow.device),
+            self.crow.diff().long(), output_size=self.nnz)
+
+    @cached_property
+    def order(self) -> Tensor:
+        r"""The non-zeros in the order in which :attr:`t` has them
+        :math:`(nnz)`."""
+        return self.col.argsort(stable=True)
+
+    @cached_property
+    def t(self) -> CSRMatrix:
+        r"""The transpose. It is computed once, and kept."""
+        return compress_sorted(self.col.index_select(0, self.order),
+                               self.row.index_select(0, self.order),
+                               self.value.index_select(0, self.order),
+                               *self.shape[::-1])
+
+    def with_value(self, value: Tensor) -> CSRMatrix:
+        r"""Returns the matrix with other values."""
+        return CSRMatrix(self.crow, self.col, value, self.shape[1])
 
     def matmul(self, x: Tensor, add: Tensor | None = None,
                beta: float = 1.0) -> Tensor:
@@ -106,13 +131,20 @@ def compress(row: Tensor, col: Tensor, value: Tensor, num_rows: int,
               num_cols: int) -> CSRMatrix:
     r"""Sorts an edge list by (row, column) into compressed rows."""
     perm = (row * num_cols + col).argsort(stable=True)
+    return compress_sorted(row[perm], col[perm], value[perm], num_rows,
+                           num_cols)
+
+
+def compress_sorted(row: Tensor, col: Tensor, value: Tensor, num_rows: int,
+                    num_cols: int) -> CSRMatrix:
+    r"""Turns an edge list that is sorted by row into compressed rows."""
     dtype = torch.int32
     if max(row.numel(), num_rows, num_cols) > _INT32_MAX:
         dtype = torch.int64
     crow = torch.zeros(num_rows + 1, dtype=dtype, device=row.device)
     count = torch.bincount(row, minlength=num_rows)
     crow[1:] = count.cumsum(0)
-    return CSRMatrix(crow, col[perm].to(dtype), value[perm], num_cols)
+    return CSRMatrix(crow, col.to(dtype), value, num_cols)
 
 
 _LEAVES = ('crow', 'col', 'value')
