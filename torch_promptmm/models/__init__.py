@@ -1,6 +1,8 @@
 r"""Models: whole recommenders, one file each, on one protocol."""
 
 from torch_promptmm.models.base import ModelOutput, RankingModel, as_output
+from torch_promptmm.models.bm3 import BM3
+from torch_promptmm.models.clcrec import CLCRec
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import (
     ForeignModel,
@@ -18,6 +20,7 @@ from torch_promptmm.models.multimodal_teacher import (
 from torch_promptmm.models.ngcf import NGCF
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.slmrec import SLMRec
 from torch_promptmm.models.vbpr import VBPR
 
 # The name that the paper gives it, for its role.
@@ -34,6 +37,9 @@ __all__ = classes = [
     'VBPR',
     'MultimodalTeacher',
     'TeacherOutput',
+    'CLCRec',
+    'SLMRec',
+    'BM3',
     'PropagatedFeatures',
     'ContentExpert',
     'Ensemble',

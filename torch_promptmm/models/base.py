@@ -41,14 +41,17 @@ class ModelOutput(_Output):
         ego (tuple, optional): The rows that the L2 term of a ranking loss
             falls on, of users and of items; where it is :obj:`None`, these
             are :obj:`user` and :obj:`item`.
+        own (dict): What the model's own loss terms need beside.
     """
     ego: Pair | None = None
+    own: dict[str, Tensor]
 
     def __new__(cls, user: Tensor, item: Tensor,
                 modalities: Mapping[str, Pair] | None = None,
-                ego: Pair | None = None) -> ModelOutput:
+                ego: Pair | None = None,
+                own: Mapping[str, Tensor] | None = None) -> ModelOutput:
         out = super().__new__(cls, user, item, dict(modalities or {}))
-        out.ego = ego
+        out.ego, out.own = ego, dict(own or {})
         return out
 
 
@@ -60,7 +63,8 @@ class RankingModel(torch.nn.Module):
     model overrides is what makes it different:
 
     - :meth:`rows`, to name the rows that the L2 term falls on;
-    - :meth:`extra_loss`, for loss terms of its own;
+    - :meth:`own_loss`, for a ranking loss of its own;
+    - :meth:`extra_loss`, for loss terms beside the ranking loss;
     - :meth:`batch_spec`, for what a batch must hold for them;
     - :meth:`on_epoch_start`, for what changes between epochs.
 
@@ -73,6 +77,8 @@ class RankingModel(torch.nn.Module):
     #: The score function that the model needs, such as ``'dot'`` where a
     #: cosine is meaningless; None is any. Training writes it down.
     score: str | None = None
+    #: The score function that suits :meth:`own_loss`.
+    own_score = 'dot'
     #: Whether :meth:`from_data` passes the widths of the modalities.
     needs_features = False
     #: What :func:`torch_promptmm.train.fit` takes where nothing is given.
@@ -193,6 +199,17 @@ class RankingModel(torch.nn.Module):
                 (default: :obj:`0`)
         """
         return as_output(self(graph, user_id, item_id))
+
+    def own_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
+        r"""Returns the loss that takes the place of a ranking loss with
+        :obj:`ranking_loss="own"`, for the rows of a batch. The batch has no
+        negatives but those that :meth:`batch_spec` asks for.
+
+        Raises:
+            ValueError: If the model has none.
+        """
+        raise ValueError(f"'{type(self).__name__}' has no loss of its own: "
+                         f"'ranking_loss' must be 'softmax' or 'bpr'")
 
     def extra_loss(self, batch: Batch,
                    output: ModelOutput) -> dict[str, Tensor]:

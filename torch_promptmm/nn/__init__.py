@@ -9,6 +9,7 @@ from torch_promptmm.nn.compression import (
     solve_ego,
 )
 from torch_promptmm.nn.edge_drop import drop_edges
+from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
@@ -50,6 +51,7 @@ __all__ = classes = [
     'combine_graphs',
     'normalize_graph',
     'drop_edges',
+    'FeatureMaps',
     'propagate',
     'compress',
     'solve_ego',

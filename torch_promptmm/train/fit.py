@@ -19,7 +19,7 @@ from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train.history import History
 from torch_promptmm.train.loop import check_names, train
-from torch_promptmm.train.objective import RankingObjective
+from torch_promptmm.train.objective import OWN, RankingObjective
 from torch_promptmm.train.task import RankingTask
 from torch_promptmm.train.validation import METRIC, Validation, cut_off
 
@@ -63,11 +63,12 @@ def fit(
         train_data (HeteroData): The training graph.
         val_data (HeteroData, optional): The validation graph.
             (default: :obj:`None`)
-        ranking_loss (str, optional): :obj:`"softmax"` or :obj:`"bpr"`.
+        ranking_loss (str, optional): :obj:`"softmax"`, :obj:`"bpr"`, or
+            :obj:`"own"`, for a model that has a loss of its own.
             (default: :obj:`"softmax"`)
         score (str, optional): :obj:`"cosine"` or :obj:`"dot"`. (default:
-            what the model needs, else :obj:`"cosine"` for the softmax and
-            :obj:`"dot"` for BPR)
+            what the model needs, else :obj:`"cosine"` for the softmax,
+            :obj:`"dot"` for BPR, and what suits a model's own loss)
         temperature (float, optional): Temperature of the softmax.
             (default: 0.2 for cosine, 1.0 for dot scores)
         num_negatives (int, optional): Shared negatives of the softmax.
@@ -75,7 +76,8 @@ def fit(
         warm_negatives (bool, optional): Draw negatives from items with an
             interaction only. (default: :obj:`False`)
         l2 (float, optional): L2 on the batch's rows before propagation, in
-            the loss. (default: 1e-3 for the softmax, 0.05 for BPR)
+            the loss. (default: 1e-3 for the softmax, 0.05 for BPR, 0 for a
+            model's own loss)
         modality_weight (float, optional): Weight of each modality's own
             ranking loss. (default: :obj:`0.0`)
         user_weight (float, optional): With :math:`\alpha`, interactions are
@@ -93,8 +95,9 @@ def fit(
         **kwargs (optional): Other arguments of
             :func:`~torch_promptmm.train.train`: :obj:`epochs`,
             :obj:`batch_size`, :obj:`lr` (default: 5e-3 for the softmax, 1e-2
-            for BPR), :obj:`patience`, :obj:`progress`, :obj:`logger`,
-            :obj:`checkpoint`, :obj:`resume`, ...
+            for BPR, 1e-3 for a model's own loss), :obj:`patience`,
+            :obj:`progress`, :obj:`logger`, :obj:`checkpoint`,
+            :obj:`resume`, ...
 
     Returns:
         The :class:`~torch_promptmm.train.History` of losses and metrics.
@@ -154,6 +157,8 @@ def _objective(model: RankingModel,
     names = ('ranking_loss', 'score', 'temperature', 'num_negatives',
              'warm_negatives')
     chosen = {k: options.pop(k) for k in names if k in options}
+    if chosen.get('ranking_loss') == OWN:
+        chosen.setdefault('score', model.own_score)
     needed = model.needed_score
     if needed is not None and chosen.setdefault('score', needed) != needed:
         raise ValueError(f"'score' must be {needed!r} for "

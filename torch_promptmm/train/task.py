@@ -106,6 +106,11 @@ class RankingTask(Task):
         \mathcal{L}_{\textrm{rank}}^m + \mathcal{L}_{\textrm{model}} +
         \frac{\kappa}{2B} \| \Theta \|^2_{\textrm{batch}}
 
+    :math:`\mathcal{L}_{\textrm{rank}}` is the objective's loss, or that of
+    the model (:meth:`RankingModel.own_loss()
+    <torch_promptmm.models.RankingModel.own_loss>`) where the objective is
+    :obj:`"own"`; :math:`\mathcal{L}_{\textrm{model}}` are its other terms.
+
     Args:
         model (torch.nn.Module): A
             :class:`~torch_promptmm.models.RankingModel`, or any module for
@@ -150,6 +155,10 @@ class RankingTask(Task):
         self.l2 = check_float('l2', l2)
         self.user_weight = check_float('user_weight', user_weight)
         self.modality_weight = check_float('modality_weight', modality_weight)
+        if objective.is_own and self.modality_weight > 0.0:
+            raise ValueError(f"'modality_weight' must be 0 with ranking_loss="
+                             f"'own', which is no loss of a modality (got "
+                             f"{self.modality_weight})")
         if self.l2 > 0.0 and _hides_tables(self.model):
             warnings.warn(
                 f"'model' ({type(model).__name__}) wraps a model whose L2 "
@@ -170,7 +179,8 @@ class RankingTask(Task):
                               num_ego)
         rows = ScoredRows(split_rows(out.user, out.item, batch), batch,
                           self.score)
-        terms = {'rank': self.objective(rows)}
+        terms = {'rank': self.model.own_loss(batch, out)
+                 if self.objective.is_own else self.objective(rows)}
         total = terms['rank']
         if self.l2 > 0.0:
             terms['l2'] = batch_l2(out, batch)
