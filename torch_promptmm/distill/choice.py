@@ -59,7 +59,7 @@ def choose_fusion(
         What was chosen and its Recall.
     """
     parts = _Parts(ensemble, graph, positives, known, k, num_users)
-    names = ensemble.modalities
+    names = ensemble.content_modalities
     start = Fusion(dict.fromkeys(names, 0.0), cold_weight=_COLD_WEIGHT
                    if names and parts.has_cold else 1.0)
     best = parts.best(

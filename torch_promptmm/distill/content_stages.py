@@ -15,10 +15,16 @@ from torch_promptmm.distill.list_task import (
     ListDistillationTask,
     compress_into,
 )
-from torch_promptmm.distill.stages import Parts, Stage, TrainingData
+from torch_promptmm.distill.plan import teacher_plan, trained_models
+from torch_promptmm.distill.stages import (
+    Parts,
+    Stage,
+    TrainingData,
+    ranking_task,
+)
 from torch_promptmm.distill.top_lists import top_lists
 from torch_promptmm.models import Ensemble, embed
-from torch_promptmm.train import RankingTask, Task
+from torch_promptmm.train import Task
 
 
 class EnsembleStage(Stage):
@@ -36,12 +42,17 @@ class EnsembleStage(Stage):
         assert isinstance(teacher, Ensemble)
         alphas = settings.user_weights
         return [
-            RankingTask(member, data.graph, data.positives, data.known,
-                        self.parts.objective, settings.ego_l2,
-                        settings.modality_weight,
-                        user_weight=alphas[number % len(alphas)])
-            for number, member in enumerate(teacher.members)
+            # One that says itself how it is trained draws as it does alone.
+            ranking_task(member, data, settings, member.prompt,
+                         0.0 if member.defaults else
+                         alphas[number % len(alphas)])
+            for number, member in enumerate(trained_models(teacher))
         ]
+
+    def options(self, number: int = 0) -> dict[str, Any]:
+        assert self.parts.teacher is not None
+        return teacher_plan(trained_models(self.parts.teacher)[number],
+                            self.parts.settings).options
 
 
 class ListStage(Stage):
@@ -93,9 +104,9 @@ class ListStage(Stage):
                                  temperature, settings.uniform_items)
         ]
 
-    def options(self) -> dict[str, Any]:
+    def options(self, number: int = 0) -> dict[str, Any]:
         settings = self.parts.settings
-        width = self.parts.student.hidden_channels
+        width = self.parts.student.width
         return {
             'batch_size': settings.user_batch_size,
             'lr': settings.list_lr * (64 / width)**0.5,

@@ -9,13 +9,16 @@ from torch_promptmm.models.door import (
     embed,
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
+from torch_promptmm.models.gcn import GCN
 from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.mlp import MLP
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
 )
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.side_by_side import standard_pair
 
 # The name that the paper gives it, for its role.
 LightGCNStudent = LightGCN
@@ -26,6 +29,8 @@ __all__ = classes = [
     'ForeignModel',
     'LightGCN',
     'LightGCNStudent',
+    'GCN',
+    'MLP',
     'MultimodalTeacher',
     'TeacherOutput',
     'PropagatedFeatures',
@@ -33,6 +38,7 @@ __all__ = classes = [
     'Ensemble',
     'Fusion',
     'ridge_rows',
+    'standard_pair',
     'as_model',
     'as_output',
     'check_output',

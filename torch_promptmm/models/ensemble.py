@@ -21,9 +21,10 @@ from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.side_by_side import SideBySide
 from torch_promptmm.nn.compression import compress
-from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.prompt import SoftPrompt
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Fusion:
         check_int('rank', self.rank)
 
 
-class Ensemble(RankingModel):
+class Ensemble(SideBySide):
     r"""Several models side by side: the score is a weighted sum of cosines,
     which is one dot product,
 
@@ -71,11 +72,19 @@ class Ensemble(RankingModel):
     which are less noisy than all of them. What is not learned,
     :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
 
+    Members may be models of any kind. With :obj:`member_weights` the mean is
+    a weighted one, :math:`c_{ui} = \sum_k \omega_k \cos(\mathbf{e}^k_u,
+    \mathbf{e}^k_i) / \sum_k \omega_k`. Where one of them scores by dot
+    products, for which a cosine would be meaningless (a column may be a
+    bias), the scores of all members are standardised for each user instead
+    (:func:`~torch_promptmm.models.standard_pair`).
+
     Rows of the members for users and items *without a training interaction*
     are not what was learned, for nothing was: those of users are zero, those
     of items are imputed from their content by a ridge regression
     (:func:`~torch_promptmm.models.ridge_rows`, weighted by the root of the
-    degree), or zero where there is no content. Of such items :math:`p_i = 1`
+    degree), or zero where there is no content; a member that reads content
+    itself keeps its own. Of such items :math:`p_i = 1`
     and :math:`\kappa_i = \kappa`, which sets how high they rise among the
     others; else :math:`\kappa_i = 1`.
 
@@ -85,6 +94,9 @@ class Ensemble(RankingModel):
             (default: :obj:`None`)
         fusion (Fusion, optional): How the parts are added up.
             (default: each modality with weight 1.0)
+        member_weights (list of float, optional): :math:`\omega_k`, which a
+            distiller chooses on validation.
+            (default: all the same, for good)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -100,29 +112,24 @@ class Ensemble(RankingModel):
         members: Sequence[RankingModel],
         content: ContentExpert | None = None,
         fusion: Fusion | None = None,
+        member_weights: Sequence[float] | None = None,
     ) -> None:
-        members = list(members)
-        if not members or not all(isinstance(x, RankingModel)
-                                  for x in members):
-            raise ValueError(f"'members' must be at least one RankingModel "
-                             f"(got {[type(x).__name__ for x in members]})")
-        first = members[0]
-        for other in (*members, *([] if content is None else [content])):
-            sizes = (other.num_users, other.num_items)
-            if sizes != (first.num_users, first.num_items):
-                raise ValueError(f'All members must be of '
-                                 f'{first.num_users} users and '
-                                 f'{first.num_items} items (got one of '
-                                 f'{sizes[0]} and {sizes[1]})')
-        super().__init__(first.num_users, first.num_items,
+        super().__init__(members, member_weights,
                          None if content is None else content.item_features)
-        self.members = torch.nn.ModuleList(members)
         self.content = content
+        for part in self.parts_with_features():
+            sizes = (part.num_users, part.num_items)
+            if sizes != (self.num_users, self.num_items):
+                raise ValueError(f'All members must be of '
+                                 f'{self.num_users} users and '
+                                 f'{self.num_items} items (got one of '
+                                 f'{sizes[0]} and {sizes[1]})')
         # In the state, for it is chosen for the members' weights.
         self._fusion: Tensor
-        self.register_buffer('_fusion', torch.empty(4 + len(self.modalities),
+        names = self.content_modalities
+        self.register_buffer('_fusion', torch.empty(4 + len(names),
                                                     dtype=torch.double))
-        self._start = fusion or Fusion(dict.fromkeys(self.modalities, 1.0))
+        self._start = fusion or Fusion(dict.fromkeys(names, 1.0))
         self.fusion = self._start
 
     @classmethod
@@ -164,29 +171,38 @@ class Ensemble(RankingModel):
                                               standardize=standardize)
         return cls(members, content, **kwargs)
 
+    def parts_with_features(self) -> list[RankingModel]:
+        members = super().parts_with_features()
+        return members if self.content is None else [*members, self.content]
+
+    @property
+    def content_modalities(self) -> list[str]:
+        r"""The names of the modalities of the content, each of which has a
+        weight in the fusion."""
+        return [] if self.content is None else self.content.modalities
+
     @property
     def width(self) -> int:
-        parts = [*self.members, *([] if self.content is None else
-                                  [self.content])]
         return self.fusion.rank + sum(
-            part.width for part in parts)  # type: ignore[misc]
+            part.width for part in self.parts_with_features())
 
     @property
     def fusion(self) -> Fusion:
         r"""How the parts are added up."""
         rho, kappa, rank, whole, *weights = self._fusion.tolist()
-        return Fusion(dict(zip(self.modalities, weights, strict=True)), rho,
-                      kappa, int(rank), whole)
+        names = self.content_modalities
+        return Fusion(dict(zip(names, weights, strict=True)), rho, kappa,
+                      int(rank), whole)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
-        if set(fusion.weights) != set(self.modalities):
+        names = self.content_modalities
+        if set(fusion.weights) != set(names):
             raise ValueError(f"'fusion' must have a weight for each of "
-                             f"{self.modalities} (got "
-                             f"{list(fusion.weights)})")
+                             f"{names} (got {list(fusion.weights)})")
         self._fusion.copy_(torch.tensor([
             fusion.popularity, fusion.cold_weight, fusion.rank, fusion.whole,
-            *(fusion.weights[name] for name in self.modalities)
+            *(fusion.weights[name] for name in names)
         ], dtype=torch.double))
 
     @torch.no_grad()
@@ -195,10 +211,8 @@ class Ensemble(RankingModel):
         all members side by side, with zero and imputed rows, whose dot
         product is the mean of the members' cosines, and the unit rows of
         each modality."""
-        num = len(self.members)**0.5
-        output = [as_output(member(graph)) for member in self.members]
-        user = torch.cat([unit_rows(x.user) for x in output], dim=1) / num
-        item = torch.cat([unit_rows(x.item) for x in output], dim=1) / num
+        pairs = self.member_pairs(graph)
+        user, item = self.joined(pairs)
         degree_user = graph.user_item.crow.diff().view(-1, 1)
         degree_item = graph.item_user.crow.diff().view(-1, 1)
         user = torch.where(degree_user > 0, user, 0.0)
@@ -209,7 +223,11 @@ class Ensemble(RankingModel):
             features.require()
             imputed = ridge_rows(features.tensors, features.masks, item,
                                  degree_item.view(-1).to(item).sqrt())
-        item = torch.where(degree_item > 0, item, imputed)
+        kept = torch.cat([
+            torch.full((x.size(1), ), bool(member.modalities))
+            for member, (_, x) in zip(self.members, pairs, strict=True)
+        ]).to(item.device)
+        item = torch.where((degree_item > 0) | kept, item, imputed)
         content = {} if self.content is None else as_output(
             self.content(graph)).modalities
         return (user, item), content
@@ -258,28 +276,46 @@ class Ensemble(RankingModel):
             })
 
     def config(self) -> dict[str, Any]:
+        members: list[RankingModel] = list(
+            self.members)  # type: ignore[arg-type]
         return {
-            'members': [saved_config(member) for member in self.members],
+            'members': [{
+                **(saved_config(member) or {}),
+                **({} if member.prompt is None else
+                   {'prompt': member.prompt.config()})
+            } for member in members],
             'content': saved_config(self.content),
+            'member_weights': self._start_weights,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
-        members = [model_from_config(x) for x in config['members']]
-        if config['content'] is None:
-            return cls(members)
-        content = model_from_config(config['content'])
-        assert isinstance(content, ContentExpert)
-        return cls(members, content)
+        members = []
+        for each in config['members']:
+            arguments = dict(each)
+            if 'prompt' in each:
+                arguments['prompt'] = SoftPrompt.from_config(each['prompt'])
+            members.append(model_from_config(arguments))
+        content = None
+        if config['content'] is not None:
+            expert = model_from_config(config['content'])
+            assert isinstance(expert, ContentExpert)
+            content = expert
+        # Files of before have no weights of members.
+        return cls(members, content,
+                   member_weights=config.get('member_weights'))
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the members, and the fusion to
-        what was given."""
-        for member in self.members:
-            member.reset_parameters()  # type: ignore[operator]
+        r"""Resets all learnable parameters of the members, and weights and
+        fusion to what was given."""
+        super().reset_parameters()
         self.fusion = self._start
 
     def __repr__(self) -> str:
-        return (f'{self.__class__.__name__}({len(self.members)} x '
-                f'{self.members[0]}, content={self.content}, '
-                f'{self.fusion})')
+        names = [str(member) for member in self.members]
+        shown = ', '.join(f'{names.count(name)} x {name}'
+                          for name in dict.fromkeys(names))
+        weights = self.member_weights
+        more = '' if weights is None else f', member_weights={weights}'
+        return (f'{self.__class__.__name__}({shown}, content={self.content}, '
+                f'{self.fusion}{more})')
