@@ -39,6 +39,7 @@ extras = {
     'sparse': ['torch-scatter', 'torch-sparse'],
     'faiss': ['faiss-cpu'],
     'text': ['sentence-transformers'],
+    'ica': ['scikit-learn'],
     'tables': tables,
     'plot': plot,
     'tune': tune,

@@ -42,6 +42,7 @@ OPTIONAL = {
     'pyarrow',
     'pyg_lib',
     'sentence_transformers',
+    'sklearn',
     'torch_cluster',
     'torch_scatter',
     'torch_sparse',

@@ -17,7 +17,8 @@ DIRECTIVE = re.compile(
     r'^\.\. code-block:: python\n((?:[ ]{3,}.*\n|[ ]*\n)+)', re.M)
 # The blocks of a page are one program: each may use what stands before it.
 PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst',
-         'docs/content.rst', 'docs/systems.rst', 'docs/add_a_model.rst',
+         'docs/content.rst', 'docs/systems.rst', 'docs/ablations.rst',
+         'docs/add_a_model.rst',
          'docs/serve.rst']
 
 

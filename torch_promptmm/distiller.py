@@ -12,19 +12,21 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.data import read_graph
-from torch_promptmm.distill import Parts, Settings
+from torch_promptmm.distill import Parts
 from torch_promptmm.distill.build import (
+    Teachers,
+    as_teacher,
     build_models,
     build_projections,
-    check_settings,
     checked_parts,
-    reset_parameters,
+    fitting_settings,
 )
 from torch_promptmm.distill.distillation import Distillation, Seen
 from torch_promptmm.distill.fit import fit_both, fit_stage
 from torch_promptmm.evaluate import Metric
 from torch_promptmm.loader import Batch
-from torch_promptmm.models import LightGCN, as_model
+from torch_promptmm.models import RankingModel, as_model
+from torch_promptmm.models.door import reset_parameters
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.serve import Recommender
@@ -38,9 +40,9 @@ from torch_promptmm.train import History, Task
 
 
 class PromptMMDistiller(torch.nn.Module):
-    r"""Distils a multimodal graph teacher, opened by a soft prompt, into a
-    LightGCN that serves from ID embeddings alone, after `"PromptMM:
-    Multi-Modal Knowledge Distillation for Recommendation with
+    r"""Distils a multimodal graph teacher, opened by a soft prompt, or any
+    teachers, into a LightGCN that serves from ID embeddings alone, after
+    `"PromptMM: Multi-Modal Knowledge Distillation for Recommendation with
     Prompt-Tuning" <https://arxiv.org/abs/2402.17188>`_.
 
     .. code-block:: python
@@ -53,11 +55,12 @@ class PromptMMDistiller(torch.nn.Module):
     Most users want :meth:`from_data`; this takes parts of your own.
 
     Args:
-        teacher (torch.nn.Module): A
+        teacher (torch.nn.Module or list): A
             :class:`~torch_promptmm.models.RankingModel`, or any module for
             which :obj:`teacher(graph)` yields user and item embeddings and,
-            optionally, those of modalities.
-        student (LightGCN): The student.
+            optionally, those of modalities; or a list of these, see
+            :func:`~torch_promptmm.distill.build.as_teacher`.
+        student (RankingModel): The student, which reads no content.
         prompt (SoftPrompt, optional): The prompt of a
             :class:`~torch_promptmm.models.MultimodalTeacher`.
             (default: that of the teacher)
@@ -70,28 +73,28 @@ class PromptMMDistiller(torch.nn.Module):
             modalities. (default: all)
         **kwargs (optional): :class:`~torch_promptmm.distill.Settings`.
     """
-    def __init__(self, teacher: torch.nn.Module | None, student: LightGCN,
+    def __init__(self, teacher: Teachers | None, student: RankingModel,
                  prompt: SoftPrompt | None = None, setting: str = 'default',
                  edge_type: tuple[str, str, str] | None = None,
                  modalities: Sequence[str] | None = None,
                  **kwargs: Any) -> None:
         super().__init__()
-        settings = Settings.preset(setting, **kwargs)
-        model, prompt = checked_parts(teacher, student, prompt)
-        check_settings(model, settings)
-        self.teacher, self.student, self.prompt = teacher, student, prompt
+        self.teacher, self.student = as_teacher(teacher, student), student
+        model, self.prompt = checked_parts(self.teacher, student, prompt)
+        settings = fitting_settings(model, student, setting, kwargs)
         self.projections = build_projections(model, student, settings)
         self.settings, self.objective = settings, settings.objective()
         self._training = Distillation(
-            self, Parts(model, student, prompt, self.projections, settings,
-                        self.objective), edge_type, modalities)
+            self, Parts(model, student, self.prompt, self.projections,
+                        settings, self.objective), edge_type, modalities)
         self.edge_type, self.modalities = (self._training.edge_type,
                                            self._training.modalities)
         self.register_load_state_dict_post_hook(_forget_saved)
 
     @classmethod
     def from_data(cls, data: HeteroData, hidden_channels: int = 64,
-                  num_layers: int = 2, teacher: torch.nn.Module | None = None,
+                  num_layers: int = 2, teacher: Teachers | None = None,
+                  student: str | RankingModel = 'light_gcn',
                   seed: int | None = None,
                   edge_type: tuple[str, str, str] | None = None,
                   modalities: Sequence[str] | None = None,
@@ -106,9 +109,14 @@ class PromptMMDistiller(torch.nn.Module):
                 embeddings. (default: :obj:`64`)
             num_layers (int, optional): Propagation steps. (default:
                 :obj:`2`)
-            teacher (torch.nn.Module, optional): A teacher of your own.
+            teacher (torch.nn.Module or list, optional): A teacher of your
+                own, or several, trained by
+                :func:`~torch_promptmm.train.fit` or not.
                 (default: a :class:`~torch_promptmm.models.MultimodalTeacher`;
                 content: an :class:`~torch_promptmm.models.Ensemble`)
+            student (str or RankingModel, optional): :obj:`"light_gcn"`,
+                :obj:`"gcn"`, :obj:`"mlp"`, or one of your own.
+                (default: :obj:`"light_gcn"`)
             seed (int, optional): The seed of the initial weights.
                 (default: torch's global generator)
             edge_type (tuple, optional): See the class.
@@ -122,11 +130,11 @@ class PromptMMDistiller(torch.nn.Module):
         """
         view = read_graph(data, edge_type, check_finite=False)
         with seeded(seed, torch.device('cpu')):
-            teacher, student, kwargs = build_models(
-                data, view, teacher, hidden_channels, num_layers, setting,
-                kwargs, edge_type=edge_type, modalities=modalities)
-            out = cls(teacher, student, None, setting, edge_type,
-                      as_model(teacher).modalities or modalities, **kwargs)
+            own, made, kwargs = build_models(
+                data, view, teacher, student, hidden_channels, num_layers,
+                setting, kwargs, edge_type=edge_type, modalities=modalities)
+            out = cls(own, made, None, setting, edge_type,
+                      as_model(own).modalities or modalities, **kwargs)
         out._training.seen = Seen.of(data, view)
         return out
 
@@ -161,9 +169,8 @@ class PromptMMDistiller(torch.nn.Module):
 
     def prepare(self, data: HeteroData, stage: str = 'student',
                 device: Any = None) -> Task:
-        r"""Builds the graph and tables of a stage, :obj:`"teacher"` or
-        :obj:`"student"`, freezes what it freezes, and returns its
-        :class:`~torch_promptmm.train.Task`, for a loop of your own."""
+        r"""Builds graph and tables of a stage, freezes what it freezes, and
+        returns its :class:`~torch_promptmm.train.Task`, for own loops."""
         return self._training.prepare(data, stage, device)
 
     def forward(self, batch: Batch,
@@ -184,22 +191,19 @@ class PromptMMDistiller(torch.nn.Module):
             *, checkpoint: str | os.PathLike | None = None,
             resume: bool = False, **kwargs: Any) -> dict[str, History]:
         r"""Runs both stages: teacher and prompt, then student and prompt
-        with the teacher frozen.
+        with the teacher frozen. Teachers that came trained, by
+        :func:`~torch_promptmm.train.fit`, stay as they are. Returns the
+        :class:`~torch_promptmm.train.History` of each stage.
 
         Args:
             train_data (HeteroData): The training graph.
             val_data (HeteroData, optional): The validation graph, on which
                 the epochs are chosen; without it the last weights are kept.
-                (default: :obj:`None`)
-            checkpoint (str, optional): Where the state is saved as training
-                goes. (default: :obj:`None`)
-            resume (bool, optional): Goes on from there. (default:
-                :obj:`False`)
-            **kwargs (optional): :obj:`device`, :obj:`metric` and arguments
-                of :func:`~torch_promptmm.train.train`, for each stage.
-
-        Returns:
-            A :class:`~torch_promptmm.train.History` of each stage.
+            checkpoint (str, optional): Where the state is saved.
+            resume (bool, optional): Goes on from there.
+            **kwargs (optional): :obj:`device`, :obj:`metric`,
+                :obj:`retrain=True` (trains such teachers further) and
+                arguments of :func:`~torch_promptmm.train.train`.
         """
         return fit_both(self._training, train_data, val_data, checkpoint,
                         resume, **kwargs)
@@ -219,20 +223,17 @@ class PromptMMDistiller(torch.nn.Module):
                          **kwargs)
 
     def recommender(self, model: str = 'student') -> Recommender:
-        r"""Returns what serves: the embeddings of :obj:`"student"` or
-        :obj:`"teacher"` as it stands, and what the users know."""
+        r"""Returns what serves: a model's embeddings as they are now."""
         seen = self._training.require_seen()
         return Recommender(*self.embeddings(model), seen.known, seen.ids)
 
     def embeddings(self, model: str = 'student') -> tuple[Tensor, Tensor]:
-        r"""Returns user and item embeddings on the training graph, as the
-        score function sees them: their dot product is the score."""
+        r"""Returns user and item embeddings, whose product is the score."""
         return self._training.embeddings(model)
 
     def predict(self, user_ids: Any, item_ids: Any,
                 model: str = 'student') -> Tensor:
-        r"""Returns the scores of pairs, see :meth:`Recommender.predict()
-        <torch_promptmm.serve.Recommender.predict>`."""
+        r"""Returns the scores of pairs."""
         return self.recommender(model).predict(user_ids, item_ids)
 
     def recommend(self, user_ids: Any, k: int = 20,
@@ -240,10 +241,8 @@ class PromptMMDistiller(torch.nn.Module):
                   batch_size: int | None = None,
                   raw: bool = False) -> tuple[Any, Tensor]:
         r"""Returns the best items of users, without what they know (in
-        :obj:`data`, if it is given), and their scores; see
-        :meth:`Recommender.recommend()
-        <torch_promptmm.serve.Recommender.recommend>`. Each call computes the
-        embeddings: to ask often, keep a :meth:`recommender`."""
+        :obj:`data`, if it is given), and their scores. Each call computes
+        the embeddings: to ask often, keep a :meth:`recommender`."""
         known = None if data is None else self._training.read(data).edge_index
         return self.recommender(model).recommend(
             user_ids, k, known=known, batch_size=batch_size, raw=raw)
@@ -253,9 +252,8 @@ class PromptMMDistiller(torch.nn.Module):
                  per_user: bool = False,
                  metrics: Sequence[Metric] = ('recall', 'ndcg')
                  ) -> dict[str, Any]:
-        r"""Ranks every item for every user with held-out positives, with
-        :obj:`"student"` or :obj:`"teacher"` as it stands; see
-        :func:`~torch_promptmm.evaluate.evaluate`."""
+        r"""Ranks every item for every user with held-out positives, with a
+        model as it stands; see :func:`~torch_promptmm.evaluate.evaluate`."""
         return self._training.evaluate(data, k, model, batch_size=batch_size,
                                        per_user=per_user, metrics=metrics)
 
@@ -288,12 +286,13 @@ class PromptMMDistiller(torch.nn.Module):
             teacher_tables)
 
     @classmethod
-    def load(cls, path: str | os.PathLike,
-             teacher: torch.nn.Module | None = None) -> PromptMMDistiller:
+    def load(cls, path: str | os.PathLike, teacher: Teachers | None = None,
+             student: RankingModel | None = None) -> PromptMMDistiller:
         r"""Loads what :meth:`save` wrote. It recommends and evaluates
         without the features; to train the teacher further it needs the data
-        (:meth:`fit`). A teacher of a class that is not ours is given."""
-        parts = read_distiller(path, teacher)
+        (:meth:`fit`). Teachers and students of classes that are not ours are
+        given."""
+        parts = read_distiller(path, teacher, student)
         out = cls(parts.teacher, parts.student, parts.prompt,
                   edge_type=parts.edge_type, modalities=parts.modalities,
                   **parts.settings)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from baselines import MF, Tables
+from baselines import MF, BiasedMF, Content, Tables
 
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.datasets import SyntheticMultimodal
-from torch_promptmm.distill.build import checked_parts, reset_parameters
-from torch_promptmm.models import LightGCN, MultimodalTeacher
+from torch_promptmm.distill.build import (
+    STUDENTS,
+    as_teacher,
+    checked_parts,
+)
+from torch_promptmm.models import Ensemble, LightGCN, MultimodalTeacher
 from torch_promptmm.nn import SoftPrompt
 
 DATA = SyntheticMultimodal.blocks(
@@ -81,7 +85,10 @@ def test_checked_parts() -> None:
     assert checked_parts(teacher, student, other)[1] is other
     assert teacher.prompt is other
     for args, error, match in [
-        ((teacher, MF(U, I), None), TypeError, "'student' must be a LightGCN"),
+        ((teacher, Tables(U, I), None), TypeError,
+         "'student' must be a RankingModel, such as LightGCN"),
+        ((teacher, Content.from_data(DATA), None), ValueError,
+         "'student' must serve without content.*'Content'.*'visual'"),
         ((teacher, student, 3), TypeError, "'prompt' must be a SoftPrompt"),
         ((3, student, None), TypeError, "'teacher' must be a torch.nn.Module"),
         ((MF(U, I), student, other), ValueError, 'needs a MultimodalTeacher'),
@@ -95,17 +102,64 @@ def test_checked_parts() -> None:
             checked_parts(*args)
 
 
-def test_reset_reaches_parts_and_names_what_it_cannot() -> None:
-    class Bare(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(2))
-            self.tables = Tables(U, I)
+def test_several_teachers() -> None:
+    like = LightGCN(U, I, 4)
+    members = [MF(U, I), Tables(U, I)]
+    ensemble = as_teacher(members, like)
+    assert isinstance(ensemble, Ensemble)
+    assert ensemble.member_weights == [1.0, 1.0]
+    assert ensemble.members[0] is members[0]
+    assert ensemble.members[1].module is members[1]
+    assert as_teacher(members[0], like) is members[0]
+    assert as_teacher(None, like) is None
+    for bad, error, match in [
+        ([], ValueError, 'at least one'),
+        ([members[0]] * 2, ValueError, 'one module twice'),
+        ([members[0], ensemble], ValueError, r"'teacher\[1\]' is an Ensemble"),
+        ([3], TypeError, r"'teacher\[0\]' must be a torch.nn.Module"),
+        ([members[0], MF(U + 1, I)], ValueError, f'of {U} users'),
+    ]:
+        with pytest.raises(error, match=match):
+            as_teacher(bad, like)
 
-    bare, model = Bare(), MF(U, I)
-    before = bare.tables.user.weight.clone(), model.user.weight.clone()
-    with pytest.warns(UserWarning, match=r"'Bare'.*\['weight'\]"):
-        reset_parameters(None, bare, model)
-    assert not torch.equal(bare.tables.user.weight, before[0])
-    assert not torch.equal(model.user.weight, before[1])
-    assert torch.equal(bare.weight, torch.ones(2))
+
+@pytest.mark.parametrize('name', STUDENTS)
+def test_students_by_name(name: str) -> None:
+    student = build(student=name, num_layers=3).student
+    assert type(student) is STUDENTS[name] and student.num_layers == 3
+    assert student.width == 4
+    with pytest.raises(ValueError, match="'student' must be one of"):
+        build(student='lightgcn')
+    own = MF(U, I, 5)
+    assert build(student=own).student is own
+
+
+def test_what_is_distilled_if_it_is_not_said() -> None:
+    tables = Tables(U, I)
+    cases = [
+        ({}, 'terms', 'random'),
+        ({'teacher': MF(U, I)}, 'terms', 'random'),
+        ({'teacher': tables}, 'terms', 'random'),
+        ({'teacher': [tables]}, 'lists', 'compress'),
+        ({'teacher': [tables], 'setting': 'faithful'}, 'lists', 'compress'),
+        ({'teacher': [tables], 'init': 'random'}, 'lists', 'random'),
+        ({'teacher': [tables], 'knowledge': 'terms'}, 'terms', 'random'),
+        # The scores of two kinds can be ranked, not compared.
+        ({'teacher': BiasedMF(U, I)}, 'lists', 'compress'),
+        ({'teacher': BiasedMF(U, I), 'setting': 'faithful'}, 'terms',
+         'random'),
+        # A student that cannot start from tables.
+        ({'teacher': [tables], 'student': MF(U, I)}, 'lists', 'random'),
+    ]
+    for kwargs, knowledge, init in cases:
+        settings = build(**kwargs).settings
+        assert (settings.knowledge, settings.init) == (knowledge, init), kwargs
+
+
+def test_a_student_that_needs_a_score() -> None:
+    student = BiasedMF(U, I)
+    with pytest.raises(ValueError, match="'BiasedMF' are 'dot': set "
+                       "score='dot', or knowledge='lists'"):
+        build(student=student)
+    assert build(student=student, score='dot').score == 'dot'
+    assert build(student=student, knowledge='lists').score == 'dot'

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from baselines import MF, BiasedMF, Content, Tables
-from torch.testing import assert_close
 
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.data import read_graph
@@ -19,7 +17,6 @@ from torch_promptmm.models import (
     BM3,
     ContentExpert,
     Ensemble,
-    Fusion,
     LightGCN,
     MultimodalTeacher,
 )
@@ -52,23 +49,23 @@ def test_features_reach_members_and_content() -> None:
     assert model.modalities == ['visual', 'textual']
     assert model.content_modalities == ['visual']
     assert model.fusion.weights == {'visual': 1.0}
-    assert model.lacks_features
+    assert not model.has_features
     model.give_features(VIEW)
-    assert not model.lacks_features
+    assert model.has_features
     assert member.item_features.modalities == ['textual']
     assert model.content.item_features.modalities == ['visual']
     want = model(GRAPH)
     model.release_features()
-    assert model.lacks_features
+    assert not model.has_features
     for part in (member, model.content):
         assert not part.item_features.available
     model.set_features(VIEW.features, VIEW.masks)
     assert torch.equal(model(GRAPH).item, want.item)
     # One that has lost them is enough.
     member.release_features()
-    assert model.lacks_features
+    assert not model.has_features
     assert evaluate(model, TEST, 5) == evaluate(model, TEST, 5)
-    assert not model.lacks_features
+    assert model.has_features
 
 
 @pytest.mark.parametrize('features', [
@@ -80,7 +77,7 @@ def test_features_must_be_those_of_all(features: Any) -> None:
     with pytest.raises(ValueError, match=r"'features' must have the "
                        r"modalities \['visual', 'textual'\]"):
         model.set_features(features)
-    assert model.lacks_features
+    assert not model.has_features
 
 
 def test_members_with_features_are_trained_and_saved(tmp_path) -> None:
@@ -94,7 +91,7 @@ def test_members_with_features_are_trained_and_saved(tmp_path) -> None:
                zip(before, member.parameters(), strict=True))
     distiller.save(tmp_path / 'x')
     loaded = PromptMMDistiller.load(tmp_path / 'x')
-    assert loaded.teacher.lacks_features
+    assert not loaded.teacher.has_features
     assert (loaded.evaluate(TEST, 5, 'teacher') ==
             distiller.evaluate(TEST, 5, 'teacher'))
     loaded.fit_teacher(TRAIN, VAL, epochs=1, seed=0, progress=False)
@@ -115,53 +112,6 @@ def test_caches_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
     assert alone.teacher.propagated is not None
     alone.prepare(TRAIN, 'student')
     assert alone.teacher.propagated is None
-
-
-# Scores
-
-
-def test_a_biased_member_ranks_as_it_does_alone() -> None:
-    member = BiasedMF(U, I, 4).double()
-    with torch.no_grad():
-        torch.nn.init.normal_(member.bias, std=2.0)
-    user, item = member(GRAPH)[:2]
-    model = Ensemble([member])
-    model.fusion = Fusion({})
-    out = model(UserItemGraph(VIEW.edge_index, U, I, dtype=torch.double))
-    x, y = user.detach().numpy(), item.detach().numpy()
-    warm = (GRAPH.item_user.crow.diff() > 0).numpy()
-    length = np.linalg.norm(y, axis=1)[warm].mean()
-    want = x @ y.T / np.linalg.norm(x, axis=1, keepdims=True) / length
-    want *= warm
-    np.testing.assert_allclose((out.user @ out.item.t()).numpy(), want,
-                               atol=1e-12)
-    have = (out.user @ out.item.t())[:, torch.from_numpy(warm)]
-    alone = (user @ item.t())[:, torch.from_numpy(warm)]
-    assert torch.equal(have.argsort(dim=1), alone.argsort(dim=1))
-    # The cosine of such rows would be another order.
-    cosine = torch.nn.functional.normalize(item, dim=1)
-    assert not torch.equal((user @ cosine.t())[:, torch.from_numpy(
-        warm)].argsort(dim=1), alone.argsort(dim=1))
-
-
-def test_members_beside_one_another() -> None:
-    """A mean of cosines and of a dot product, of several widths."""
-    members = [LightGCN(U, I, 3, 1), BiasedMF(U, I, 5), MF(U, I, 7)]
-    model = Ensemble(members)
-    out = model(GRAPH)
-    assert out.user.size(1) == model.width == 3 + 6 + 7
-    start = 0
-    for member in members:
-        block = slice(start, start + member.width)
-        start += member.width
-        alone = Ensemble([member])(GRAPH)
-        assert_close(3**0.5 * out.user[:, block], alone.user)
-        assert_close(3**0.5 * out.item[:, block], alone.item)
-
-
-def test_another_score_than_a_member_needs_is_refused_at_the_door() -> None:
-    with pytest.raises(ValueError, match="'score' must be 'dot' for 'BiasedM"):
-        distiller_of(BiasedMF(U, I, 4), score='cosine')
 
 
 # Training
@@ -217,16 +167,6 @@ def test_terms_and_epochs_of_a_member() -> None:
     assert Own.epochs == [1, 2]
 
 
-def test_settings_of_a_model() -> None:
-    settings = distiller_of(LightGCN(U, I, 4)).settings
-    assert settings.for_model(LightGCN(U, I, 4)) == {
-        'ranking_loss': 'softmax', 'num_negatives': 8,
-        'warm_negatives': False, 'weight_decay': 0.0, 'batch_size': 2048,
-        'modality_weight': 0.1}
-    own = settings.for_model(BiasedMF(U, I, 4))
-    assert (own['ranking_loss'], own['l2'], own['lr']) == ('bpr', 0.25, 0.03)
-
-
 def test_a_loss_of_a_members_own() -> None:
     member = BM3.from_data(TRAIN, 4, seed=0)
     assert member.defaults['ranking_loss'] == 'own'
@@ -249,7 +189,8 @@ def test_terms_of_dot_products_are_refused_at_the_door(build) -> None:
     name = type(build()).__name__
     with pytest.raises(ValueError, match=f"scores of '{name}' are 'dot': set "
                        f"score='dot', or knowledge='lists'"):
-        PromptMMDistiller.from_data(TRAIN, 4, teacher=build())
-    for kwargs in ({'score': 'dot'}, {'knowledge': 'lists'}):
+        PromptMMDistiller.from_data(TRAIN, 4, teacher=build(),
+                                    knowledge='terms')
+    for kwargs in ({}, {'score': 'dot'}, {'knowledge': 'lists'}):
         PromptMMDistiller.from_data(TRAIN, 4, teacher=build(), **kwargs)
     PromptMMDistiller.from_data(TRAIN, 4, teacher=Tables(U, I))

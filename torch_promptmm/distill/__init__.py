@@ -8,7 +8,9 @@ from torch_promptmm.distill.list_task import (
     ListDistillationTask,
     compress_into,
 )
+from torch_promptmm.distill.member_weights import choose_member_weights
 from torch_promptmm.distill.projections import Projections
+from torch_promptmm.distill.prompt_task import PromptedRankingTask
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import (
     Parts,
@@ -29,6 +31,7 @@ __all__ = classes = [
     'Settings',
     'DistillationTask',
     'ListDistillationTask',
+    'PromptedRankingTask',
     'Stage',
     'TeacherStage',
     'StudentStage',
@@ -45,4 +48,5 @@ __all__ = classes = [
     'top_lists',
     'compress_into',
     'choose_fusion',
+    'choose_member_weights',
 ]

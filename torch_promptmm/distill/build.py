@@ -2,26 +2,33 @@ r"""The parts of a distillation, built from data or checked."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.checks import check_int
+from torch_promptmm.checks import check_choice, check_int
 from torch_promptmm.data import InteractionData
+from torch_promptmm.distill.plan import keep_scores
 from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import check_score
 from torch_promptmm.models import (
+    GCN,
+    MLP,
     Ensemble,
+    ForeignModel,
     LightGCN,
     MultimodalTeacher,
     RankingModel,
     as_model,
 )
+from torch_promptmm.models.tables import TableModel
 from torch_promptmm.nn import SoftPrompt
-from torch_promptmm.train.fit import pop_objective
+
+Teachers = torch.nn.Module | Sequence[torch.nn.Module]
 
 # The arguments of a teacher, beside those of its settings.
 _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
@@ -32,6 +39,12 @@ _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
 }
 #: The teacher that a setting builds, where it is another one.
 TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}
+#: The students by name.
+STUDENTS: dict[str, type[TableModel]] = {
+    'light_gcn': LightGCN,
+    'gcn': GCN,
+    'mlp': MLP,
+}
 _SIZES = {'teacher_channels': ('hidden_channels', 1),
           'teacher_layers': ('num_layers', 0)}
 
@@ -39,19 +52,22 @@ _SIZES = {'teacher_channels': ('hidden_channels', 1),
 def build_models(
     data: HeteroData,
     view: InteractionData,
-    teacher: torch.nn.Module | None,
+    teacher: Teachers | None,
+    student: str | RankingModel,
     hidden_channels: int,
     num_layers: int,
     setting: str,
     options: dict[str, Any],
     **which: Any,
-) -> tuple[torch.nn.Module, LightGCN, dict[str, Any]]:
+) -> tuple[torch.nn.Module | None, RankingModel, dict[str, Any]]:
     r"""Builds student and teacher.
 
     Args:
         data (HeteroData): The training graph.
         view (InteractionData): The same, read.
-        teacher (torch.nn.Module, optional): The teacher, if it is there.
+        teacher (torch.nn.Module or list, optional): The teacher, or several
+            of them, if they are there.
+        student (str or RankingModel): The student, or its name.
         hidden_channels (int): The width of the student.
         num_layers (int): The propagation steps of the student.
         setting (str): The name of the settings.
@@ -74,16 +90,43 @@ def build_models(
     if teacher is not None and of_teacher:
         raise ValueError(f"{sorted(of_teacher)[0]!r} is for a teacher that is "
                          f"built here, but 'teacher' is given")
-    student = LightGCN(view.num_users, view.num_items, hidden_channels,
-                       num_layers)
+    if isinstance(student, str):
+        check_choice('student', student, tuple(STUDENTS))
+        student = STUDENTS[student](view.num_users, view.num_items,
+                                    hidden_channels, num_layers)
     if teacher is None:
         teacher = cls.from_data(data, **{**of_teacher, **sizes, **which})
-    return teacher, student, rest
+    return as_teacher(teacher, view), student, rest
+
+
+def as_teacher(teacher: Teachers | None, like: Any) -> torch.nn.Module | None:
+    r"""Returns a teacher as it is; several of them, in a list, as an
+    :class:`~torch_promptmm.models.Ensemble` with a weight for each.
+
+    Args:
+        teacher (torch.nn.Module or list): The teacher, or several.
+        like (RankingModel or InteractionData): Has the numbers of users and
+            items, which modules of other classes do not say.
+    """
+    if not isinstance(teacher, (list, tuple, torch.nn.ModuleList)):
+        return teacher  # type: ignore[return-value]
+    members = [as_model(x, f'teacher[{i}]') for i, x in enumerate(teacher)]
+    for number, member in enumerate(members):
+        if isinstance(member, Ensemble):
+            raise ValueError(f"'teacher[{number}]' is an Ensemble, which is "
+                             f"several teachers already: list its members")
+        if isinstance(member, ForeignModel):
+            member.num_users = like.num_users
+            member.num_items = like.num_items
+    if len(set(map(id, teacher))) < len(members):
+        raise ValueError("'teacher' has one module twice: give it a weight "
+                         "instead, Ensemble([...], member_weights=[...])")
+    return Ensemble(members, member_weights=[1.0] * len(members))
 
 
 def checked_parts(
     teacher: torch.nn.Module | None,
-    student: LightGCN,
+    student: RankingModel,
     prompt: SoftPrompt | None,
 ) -> tuple[RankingModel | None, SoftPrompt | None]:
     r"""Returns the teacher as a model, and its prompt. Another prompt is put
@@ -91,13 +134,17 @@ def checked_parts(
 
     Raises:
         TypeError: If a part is of another class.
-        ValueError: If sizes do not match, or a prompt has no teacher that it
-            could open.
+        ValueError: If sizes do not match, the student reads content, or a
+            prompt has no teacher that it could open.
     """
     model = None if teacher is None else as_model(teacher, 'teacher')
-    if not isinstance(student, LightGCN):
-        raise TypeError(f"'student' must be a LightGCN (got "
-                        f"'{type(student).__name__}')")
+    if not isinstance(student, RankingModel):
+        raise TypeError(f"'student' must be a RankingModel, such as LightGCN "
+                        f"(got '{type(student).__name__}')")
+    if student.modalities:
+        raise ValueError(f"'student' must serve without content (got "
+                         f"'{type(student).__name__}', which reads "
+                         f"{student.modalities})")
     if prompt is not None and not isinstance(prompt, SoftPrompt):
         raise TypeError(f"'prompt' must be a SoftPrompt (got "
                         f"'{type(prompt).__name__}')")
@@ -117,47 +164,48 @@ def checked_parts(
     return model, prompt
 
 
-def check_settings(model: RankingModel | None, settings: Settings) -> None:
-    r"""Checks that a teacher goes with the settings.
+def fitting_settings(model: RankingModel | None, student: RankingModel,
+                     setting: str, options: dict[str, Any]) -> Settings:
+    r"""Returns the settings. Where it is not said what is distilled, it is
+    lists of several teachers, and of one whose scores are of another kind
+    than the student's: these can be ranked, not compared. The student then
+    starts from the teacher, if it can.
 
     Raises:
-        ValueError: If its scores are not what is distilled, or one of its
-            members cannot be trained as the settings say.
+        ValueError: If the teacher's scores are not what is distilled, or the
+            student needs another score function.
     """
-    if model is None:
-        return
-    if settings.knowledge == 'terms':
-        # What a class says; that of a trained model may be trained anew.
-        check_score(model, model.needed_score, settings.objective())
-    for member in model.members if isinstance(model, Ensemble) else ():
-        assert isinstance(member, RankingModel)
-        pop_objective(member, settings.for_model(member))
+    settings = Settings.preset(setting, **options)
+    if model is not None:
+        keep_scores(model, settings)
+        usual = settings.objective().score
+        if 'knowledge' not in options and settings.knowledge == 'terms' and (
+                isinstance(model, Ensemble)
+                or model.score not in (None, usual)):
+            settings = replace(settings, knowledge='lists')
+            starts = type(student).start_from is not RankingModel.start_from
+            if 'init' not in options and starts:
+                settings = replace(settings, init='compress')
+        if settings.knowledge == 'terms':
+            # What a class says; that of a trained model may be trained anew.
+            check_score(model, model.needed_score, settings.objective())
+    score = ('dot' if settings.knowledge == 'lists' else
+             settings.objective().score)
+    if student.needed_score not in (None, score):
+        raise ValueError(f"The scores of the student "
+                         f"'{type(student).__name__}' are "
+                         f"{student.needed_score!r}: set "
+                         f"score={student.needed_score!r}, or "
+                         f"knowledge='lists'")
+    return settings
 
 
-def build_projections(model: RankingModel | None, student: LightGCN,
+def build_projections(model: RankingModel | None, student: RankingModel,
                       settings: Settings) -> Projections:
     r"""Returns the maps to the widths that are known beforehand; those of
     other teachers are known when they are called."""
-    out = Projections(student.hidden_channels)
+    out = Projections(student.width)
     if isinstance(model, MultimodalTeacher) and settings.knowledge == 'terms':
         keys = out.keys_of(model.modalities).values()
         out.add({key: model.width for key in keys})
     return out
-
-
-def reset_parameters(*modules: torch.nn.Module | None) -> None:
-    r"""Resets all learnable parameters of modules, and warns of those that
-    cannot be reset."""
-    for module in modules:
-        if module is None:
-            continue
-        reset = getattr(module, 'reset_parameters', None)
-        if reset is not None:
-            reset()
-            continue
-        own = [name for name, _ in module.named_parameters(recurse=False)]
-        if own:
-            warnings.warn(
-                f"'{type(module).__name__}' has no 'reset_parameters': its "
-                f"parameters {own} stay as they are", stacklevel=3)
-        reset_parameters(*module.children())

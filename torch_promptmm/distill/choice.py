@@ -120,10 +120,10 @@ class _Parts:
             self.ids = ensemble.member_rows(graph)
         finally:
             ensemble.train(was_training)
-        self.whole = self._scores(*(self.ids[0][self.user], self.ids[1]))
+        self.whole = self.scores(*(self.ids[0][self.user], self.ids[1]))
         # Of each modality as it is and in one other way.
         self.content = lru_cache(maxsize=len(ensemble.content_modalities) + 1)(
-            lambda name, scaling: self._scores(*_content(
+            lambda name, scaling: self.scores(*_content(
                 ensemble, name, graph, self.user, scaling)))
         degree = graph.item_user.crow.diff()
         self.cold, self.degree = degree == 0, degree.to(self.whole)
@@ -133,9 +133,9 @@ class _Parts:
             lambda rank: self._low(*compress(*self.ids, rank)))
 
     def _low(self, user: Tensor, item: Tensor) -> Tensor:
-        return self._scores(user[self.user], item)
+        return self.scores(user[self.user], item)
 
-    def _scores(self, user: Tensor, item: Tensor) -> Tensor:
+    def scores(self, user: Tensor, item: Tensor) -> Tensor:
         rows = user.to(self.ids[0])
         return rows @ item.to(rows).t()
 

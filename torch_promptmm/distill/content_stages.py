@@ -15,11 +15,16 @@ from torch_promptmm.distill.list_task import (
     ListDistillationTask,
     compress_into,
 )
-from torch_promptmm.distill.stages import Parts, Stage, TrainingData
+from torch_promptmm.distill.plan import teacher_plan, trained_models
+from torch_promptmm.distill.stages import (
+    Parts,
+    Stage,
+    TrainingData,
+    ranking_task,
+)
 from torch_promptmm.distill.top_lists import top_lists
-from torch_promptmm.models import Ensemble, RankingModel, embed
-from torch_promptmm.train import RankingObjective, RankingTask, Task
-from torch_promptmm.train.fit import pop_objective
+from torch_promptmm.models import Ensemble, embed
+from torch_promptmm.train import Task
 
 
 class EnsembleStage(Stage):
@@ -38,34 +43,19 @@ class EnsembleStage(Stage):
         assert isinstance(teacher, Ensemble)
         teacher.cache_features(data.graph if settings.propagate_features
                                else None)
-        out: list[Task] = []
-        for number, member in enumerate(self._members):
-            objective, options = self._split(number)
-            out.append(
-                RankingTask(member, data.graph, data.positives, data.known,
-                            objective, options['l2'],
-                            options['modality_weight'],
-                            user_weight=options['user_weight']))
-        return out
+        alphas = settings.user_weights
+        return [
+            # One that says itself how it is trained draws as it does alone.
+            ranking_task(member, data, settings, member.prompt,
+                         None if member.defaults else
+                         alphas[number % len(alphas)])
+            for number, member in enumerate(trained_models(teacher))
+        ]
 
     def options(self, number: int = 0) -> dict[str, Any]:
-        return {k: v for k, v in self._split(number)[1].items()
-                if k not in ('l2', 'modality_weight', 'user_weight')}
-
-    def _split(self, number: int) -> tuple[RankingObjective, dict[str, Any]]:
-        r"""The ranking loss of a member, and all else."""
-        member, settings = self._members[number], self.parts.settings
-        alphas = settings.user_weights
-        options = {'user_weight': alphas[number % len(alphas)],
-                   **settings.for_model(member)}
-        objective = pop_objective(member, options)
-        return objective, {'lr': objective.default_lr,
-                           'l2': objective.default_l2, **options}
-
-    @property
-    def _members(self) -> list[RankingModel]:
-        assert isinstance(self.parts.teacher, Ensemble)
-        return list(self.parts.teacher.members)  # type: ignore[arg-type]
+        assert self.parts.teacher is not None
+        return teacher_plan(trained_models(self.parts.teacher)[number],
+                            self.parts.settings).options
 
 
 class ListStage(Stage):
@@ -120,7 +110,7 @@ class ListStage(Stage):
 
     def options(self, number: int = 0) -> dict[str, Any]:
         settings = self.parts.settings
-        width = self.parts.student.hidden_channels
+        width = self.parts.student.width
         return {
             'batch_size': settings.user_batch_size,
             'lr': settings.list_lr * (64 / width)**0.5,

@@ -19,6 +19,7 @@ from torch_promptmm.data import (
 )
 from torch_promptmm.data.contract import check_edge_type, known_interactions
 from torch_promptmm.distill.content_stages import EnsembleStage, ListStage
+from torch_promptmm.distill.plan import trained_models
 from torch_promptmm.distill.stages import (
     Parts,
     Stage,
@@ -98,7 +99,7 @@ class Distillation:
     @property
     def device(self) -> torch.device:
         r"""Where the student is."""
-        return self.parts.student.user_embedding.weight.device
+        return next(self.parts.student.parameters()).device
 
     @property
     def teacher(self) -> RankingModel:
@@ -117,6 +118,9 @@ class Distillation:
         r"""Forgets what was computed of weights that are no more."""
         self.prepared = self.saved = None
         self.started = False
+        if self.parts.teacher is not None:
+            for model in trained_models(self.parts.teacher):
+                model.keep_trained(False)
 
     def require_seen(self, before: str = 'recommend') -> Seen:
         r"""Returns what was trained on."""
@@ -171,11 +175,22 @@ class Distillation:
 
     def run_names(self, stage: str) -> list[str]:
         r"""Returns the names of the runs of a stage, one for each task."""
-        teacher = self.parts.teacher
-        num = len(teacher.members) if isinstance(teacher, Ensemble) else 1
-        if stage != 'teacher' or num == 1:
+        num = len(self.trained(stage))
+        if num == 1:
             return [stage]
         return [f'{stage} {i + 1} of {num}' for i in range(num)]
+
+    def trained(self, stage: str) -> list[bool]:
+        r"""Returns, for each task of a stage, whether its model came trained,
+        or is one of several and has nothing to train."""
+        if stage != 'teacher':
+            return [False]
+        models = trained_models(self.teacher)
+        return [
+            model.trained or (len(models) > 1
+                              and not any(True for _ in model.parameters()))
+            for model in models
+        ]
 
     def stage(self, name: str, saved: Pair | None = None) -> Stage:
         r"""Returns a stage of these parts."""
@@ -248,7 +263,7 @@ class Distillation:
     def _give_missing_features(self, data: HeteroData) -> None:
         r"""Gives the teacher the features that it lacks, to be evaluated on
         another graph."""
-        if not self.teacher.lacks_features:
+        if self.teacher.has_features:
             return
         if self.saved is not None:
             raise ValueError(

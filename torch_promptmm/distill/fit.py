@@ -16,6 +16,7 @@ from torch_promptmm.data.contract import check_same_entities
 from torch_promptmm.distill.choice import choose_fusion
 from torch_promptmm.distill.content_stages import cosine_adam
 from torch_promptmm.distill.distillation import Distillation
+from torch_promptmm.distill.member_weights import choose_member_weights
 from torch_promptmm.models import Ensemble
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train import (
@@ -44,6 +45,7 @@ def fit_both(
     r"""Runs both stages; a resumed run goes on in the one that its
     checkpoint is of."""
     state = _checkpoint(checkpoint, resume)
+    retrain = kwargs.pop('retrain', False)
     teacher = None
     if state is not None and state['name'] == 'student':
         if 'teacher' not in state['notes']:
@@ -52,7 +54,8 @@ def fit_both(
         teacher = History.from_state(state['notes']['teacher'])
     if teacher is None:
         teacher = fit_stage(training, 'teacher', train_data, val_data,
-                            checkpoint=checkpoint, resume=resume, **kwargs)
+                            checkpoint=checkpoint, resume=resume,
+                            retrain=retrain, **kwargs)
         resume = False
     settings = training.parts.settings
     if settings.knowledge == 'lists':  # Its settings say what suits these.
@@ -82,9 +85,13 @@ def fit_stage(
     seed: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
+    retrain: bool = False,
     **kwargs: Any,
 ) -> History:
-    r"""Runs a stage: each of its tasks, one after another."""
+    r"""Runs a stage: each of its tasks, one after another. A teacher that
+    :func:`~torch_promptmm.train.fit` has trained is left as it is, unless it
+    is to be trained further."""
+    check_bool('retrain', retrain)
     notes = dict(kwargs.pop('notes', {}))
     check_names(kwargs)
     train_view = training.read(train_data, name='train_data')
@@ -107,9 +114,13 @@ def fit_stage(
         training.prepare(train_data, stage, device)
     assert training.prepared is not None
     tasks, was_training = training.prepared[1], training.module.training
+    skipped = [not retrain and trained for trained in training.trained(stage)]
     histories: list[History] = []
     try:
         for number, (name, task) in enumerate(zip(names, tasks, strict=True)):
+            if skipped[number]:
+                histories.append(History())
+                continue
             if not any(p.requires_grad for p in task.parameters()):
                 raise ValueError(f"'{stage}' has no parameter to train (a "
                                  f"fixed teacher needs 'fit_student' alone)")
@@ -130,9 +141,12 @@ def fit_stage(
             notes[name] = histories[-1].state()
     finally:
         training.module.train(was_training)
+    progress = kwargs.get('progress', True)
+    if progress and any(skipped):
+        tqdm.write(f"teacher: {sum(skipped)} of {len(skipped)} trained "
+                   f"already ('retrain=True' trains further)")
     if stage == 'teacher' and isinstance(training.teacher, Ensemble):
-        return _fuse(training, histories, held, metric,
-                     kwargs.get('progress', True))
+        return _fuse(training, histories, held, metric, progress)
     return histories[0]
 
 
@@ -155,12 +169,20 @@ def _fuse(training: Distillation, histories: list[History],
         return out
     ensemble, device = training.teacher, training.device
     assert isinstance(ensemble, Ensemble)
-    fusion, value = choose_fusion(ensemble, training.require_seen().graph,
-                                  held.positives.to(device),
-                                  held.view.edge_index.to(device), metric)
+    data = (ensemble, training.require_seen().graph,
+            held.positives.to(device), held.view.edge_index.to(device),
+            metric)
+    if (ensemble.member_weights is not None
+            and training.parts.settings.choose_weights):
+        choose_member_weights(*data)
+    fusion, value = choose_fusion(*data)
     out.chosen = {**asdict(fusion), metric: value}
+    shown = str(fusion)
+    if ensemble.member_weights is not None:
+        out.chosen['member_weights'] = ensemble.member_weights
+        shown += f', member_weights={ensemble.member_weights}'
     if progress:
-        tqdm.write(f'teacher: {fusion}, validation {metric} {value:.4f}')
+        tqdm.write(f'teacher: {shown}, validation {metric} {value:.4f}')
     return out
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from torch_promptmm.distill.top_lists import ListBatch, TopLists, UserLoader
 from torch_promptmm.loss import TopListKD
-from torch_promptmm.models import LightGCN, embed
+from torch_promptmm.models import RankingModel, embed
 from torch_promptmm.models.base import Pair
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.nn.compression import compress, solve_ego
+from torch_promptmm.nn.compression import compress
 from torch_promptmm.nn.dense import matmul
 from torch_promptmm.train import Task
 from torch_promptmm.train.task import add_extra_loss
@@ -39,7 +39,7 @@ class ListDistillationTask(Task):
     <https://arxiv.org/abs/2509.20989>`_).
 
     Args:
-        student (LightGCN): The student; its scores are dot products.
+        student (RankingModel): The student; its scores are dot products.
         graph (UserItemGraph): What is propagated over.
         known (torch.Tensor): The interactions that are not ranked
             :math:`(2, E)`.
@@ -50,7 +50,7 @@ class ListDistillationTask(Task):
     """
     def __init__(
         self,
-        student: LightGCN,
+        student: RankingModel,
         graph: UserItemGraph,
         known: Tensor,
         lists: TopLists,
@@ -98,30 +98,27 @@ class ListDistillationTask(Task):
 
 
 @torch.no_grad()
-def compress_into(student: LightGCN, graph: UserItemGraph, teacher: Pair,
+def compress_into(student: RankingModel, graph: UserItemGraph, teacher: Pair,
                   temperature: float) -> None:
-    r"""Makes a student yield the leading directions of a teacher's tables
+    r"""Starts a student from the leading directions of a teacher's tables
     (:func:`~torch_promptmm.nn.compress`), so that its scores are about
     the teacher's over a temperature.
 
-    Where no ego rows have this output (:func:`~torch_promptmm.nn.solve_ego`
-    needs an even number of layers), the directions are the ego rows
-    themselves.
+    A :class:`~torch_promptmm.models.LightGCN` with an even number of layers
+    yields them exactly. Where no ego rows have this output, and in students
+    with layers of their own, the directions are the ego rows themselves: a
+    start, no more.
 
     Args:
-        student (LightGCN): The student.
+        student (RankingModel): The student.
         graph (UserItemGraph): What it propagates over.
         teacher (tuple): The teacher's user and item embeddings, whose dot
             products are its scores.
         temperature (float): The temperature.
     """
-    user, item = compress(*teacher, student.hidden_channels)
+    user, item = compress(*teacher, student.width)
     # Rows of users and of items are made equally long, on average.
     ratio = (item.square().sum(dim=1).mean() /
              user.square().sum(dim=1).mean())**0.25
     scale = temperature**-0.5
-    user, item = user * (ratio * scale), item * (scale / ratio)
-    if student.num_layers % 2 == 0:
-        user, item = solve_ego(graph, user, item, student.num_layers)
-    student.user_embedding.weight.copy_(user)
-    student.item_embedding.weight.copy_(item)
+    student.start_from(graph, user * (ratio * scale), item * (scale / ratio))

@@ -12,17 +12,7 @@ from torch_promptmm.checks import (
     check_int,
 )
 from torch_promptmm.loss.score import SCORES
-from torch_promptmm.models import RankingModel
-from torch_promptmm.train.objective import (
-    OWN,
-    RANKING_LOSSES,
-    RankingObjective,
-)
-
-# What the training of a model on its own takes.
-_OF_FIT = ('ranking_loss', 'score', 'temperature', 'num_negatives',
-           'warm_negatives', 'lr', 'weight_decay', 'l2', 'batch_size',
-           'modality_weight')
+from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,12 @@ class Settings:
         batch_size (int, optional): Interactions in a batch.
             (default: :obj:`2048`)
         modality_weight (float, optional): Weight of each modality's own
-            ranking loss in stage 1. (default: :obj:`0.1`)
+            ranking loss in stage 1; :obj:`modality_ranking_weight` is
+            another name of it. (default: :obj:`0.1`)
+        prompt_ranking_weight (float, optional): Weight of the prompt's own
+            ranking loss in stage 1, see
+            :class:`~torch_promptmm.distill.PromptedRankingTask`.
+            (default: :obj:`0.0`)
         pair_weight (float, optional): :math:`\lambda_2`, PairKD.
             (default: :obj:`0.0`; faithful: :obj:`8.0`)
         list_weight (float, optional): :math:`\lambda_3`, ListKD of each
@@ -107,6 +102,9 @@ class Settings:
             turn, the :math:`\alpha` with which interactions are drawn in
             proportion to :math:`\deg(u)^{-\alpha}`.
             (default: :obj:`(0.0, 0.5, 1.0, 0.5)`)
+        choose_weights (bool, optional): Choose the weights of several
+            teachers on validation; if :obj:`False`, they stay as they are:
+            equal, if nothing else was given. (default: :obj:`True`)
         propagate_features (bool, optional): Propagate the features once
             before stage 1, which makes its steps cheaper at the price of a
             table in half precision; see
@@ -123,6 +121,7 @@ class Settings:
     l2: float | None = None
     batch_size: int = 2048
     modality_weight: float = 0.1
+    prompt_ranking_weight: float = 0.0
     pair_weight: float = 0.0
     list_weight: float = 0.0
     emb_weight: float = 0.05
@@ -146,6 +145,7 @@ class Settings:
     list_epochs: int = 15
     user_batch_size: int = 256
     user_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 0.5)
+    choose_weights: bool = True
     propagate_features: bool = False
 
     def __post_init__(self) -> None:
@@ -159,9 +159,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None:
                 check_float(name, value, exclusive=True)
-        for name in ('l2', 'weight_decay', 'modality_weight', 'pair_weight',
-                     'list_weight', 'emb_weight', 'fused_list_weight',
-                     'fused_emb_weight', 'teacher_weight', 'alpha', 'beta'):
+        for name in ('l2', 'weight_decay', 'modality_weight',
+                     'prompt_ranking_weight', 'pair_weight', 'list_weight',
+                     'emb_weight', 'fused_list_weight', 'fused_emb_weight',
+                     'teacher_weight', 'alpha', 'beta'):
             value = getattr(self, name)
             if value is not None or name not in ('l2', 'beta'):
                 check_float(name, value)
@@ -179,7 +180,7 @@ class Settings:
             check_int(name, getattr(self, name), minimum)
         check_float('gamma', self.gamma, minimum=1.0)
         for name in ('warm_negatives', 'disentangle', 'tune_prompt',
-                     'propagate_features'):
+                     'choose_weights', 'propagate_features'):
             check_bool(name, getattr(self, name))
 
     @classmethod
@@ -196,26 +197,18 @@ class Settings:
             **kwargs (optional): Values to change.
         """
         check_choice('setting', setting, tuple(PRESETS))
+        for other, name in ALIASES.items():
+            if other in kwargs:
+                if name in kwargs:
+                    raise ValueError(f'{name!r} and {other!r} are two names '
+                                     f'of one weight: give one of them')
+                kwargs[name] = kwargs.pop(other)
         names = {field.name for field in fields(cls)}
         unknown = sorted(set(kwargs) - names)
         if unknown:
             raise TypeError(f"'{unknown[0]}' is no argument; there are "
                             f'{sorted(names)}')
         return replace(cls(**PRESETS[setting]), **kwargs)
-
-    def for_model(self, model: RankingModel) -> dict[str, Any]:
-        r"""Returns what :func:`~torch_promptmm.train.fit` would be given to
-        train a model on its own: these settings, with the model's
-        :obj:`defaults` in place of what was not changed."""
-        plain, names = Settings(), _OF_FIT
-        given = {name: getattr(self, name) for name in names}
-        changed = {name: value for name, value in given.items()
-                   if value != getattr(plain, name)}
-        out = {name: value for name, value in given.items()
-               if value is not None}
-        if model.defaults.get('ranking_loss') == OWN:
-            out['modality_weight'] = 0.0  # Is no loss of a modality.
-        return {**out, **model.defaults, **changed}
 
     @property
     def learning_rate(self) -> float:
@@ -248,6 +241,8 @@ class Settings:
         return asdict(self)
 
 
+#: Other names of settings.
+ALIASES = {'modality_ranking_weight': 'modality_weight'}
 PRESETS: dict[str, dict[str, Any]] = {
     'default': {},
     'faithful': {

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch_promptmm.data import InteractionData
 from torch_promptmm.data.contract import known_interactions, supervision
 from torch_promptmm.distill.frozen_rows import ConstantTables, PromptTables
+from torch_promptmm.distill.plan import teacher_plan
 from torch_promptmm.distill.projections import Projections
+from torch_promptmm.distill.prompt_task import PromptedRankingTask
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.task import DistillationTask
 from torch_promptmm.models import (
-    LightGCN,
     ModelOutput,
     MultimodalTeacher,
     RankingModel,
@@ -28,7 +29,7 @@ from torch_promptmm.train import RankingObjective, RankingTask, Task
 class Parts(NamedTuple):
     r"""What is trained, and how."""
     teacher: RankingModel | None
-    student: LightGCN
+    student: RankingModel
     prompt: SoftPrompt | None
     projections: Projections
     settings: Settings
@@ -96,6 +97,20 @@ class Stage:
         }
 
 
+def ranking_task(model: RankingModel, data: TrainingData, settings: Settings,
+                 prompt: SoftPrompt | None,
+                 user_weight: float | None = None) -> RankingTask:
+    r"""Returns the task of stage 1 of a teacher, or of a member of
+    several."""
+    plan = teacher_plan(model, settings)
+    args = (model, data.graph, data.positives, data.known, plan.objective,
+            plan.l2, plan.modality_weight, prompt,
+            plan.user_weight if user_weight is None else user_weight)
+    if prompt is None or settings.prompt_ranking_weight == 0.0:
+        return RankingTask(*args)
+    return PromptedRankingTask(settings.prompt_ranking_weight, *args)
+
+
 class TeacherStage(Stage):
     r"""Stage 1: teacher and prompt learn to rank."""
     name = 'teacher'
@@ -114,11 +129,11 @@ class TeacherStage(Stage):
         assert teacher is not None
         teacher.cache_features(data.graph if settings.propagate_features
                                else None)
-        return [
-            RankingTask(teacher, data.graph, data.positives, data.known,
-                        self.parts.objective, settings.ego_l2,
-                        settings.modality_weight, self.parts.prompt)
-        ]
+        return [ranking_task(teacher, data, settings, self.parts.prompt)]
+
+    def options(self, number: int = 0) -> dict[str, Any]:
+        assert self.parts.teacher is not None
+        return teacher_plan(self.parts.teacher, self.parts.settings).options
 
 
 class StudentStage(Stage):

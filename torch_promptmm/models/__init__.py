@@ -11,8 +11,10 @@ from torch_promptmm.models.door import (
     embed,
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
+from torch_promptmm.models.gcn import GCN
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.mf import MF
+from torch_promptmm.models.mlp import MLP
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
@@ -20,6 +22,7 @@ from torch_promptmm.models.multimodal_teacher import (
 from torch_promptmm.models.ngcf import NGCF
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.side_by_side import standard_pair
 from torch_promptmm.models.slmrec import SLMRec
 from torch_promptmm.models.vbpr import VBPR
 
@@ -35,6 +38,8 @@ __all__ = classes = [
     'LightGCN',
     'LightGCNStudent',
     'VBPR',
+    'GCN',
+    'MLP',
     'MultimodalTeacher',
     'TeacherOutput',
     'CLCRec',
@@ -45,6 +50,7 @@ __all__ = classes = [
     'Ensemble',
     'Fusion',
     'ridge_rows',
+    'standard_pair',
     'as_model',
     'as_output',
     'check_output',

@@ -83,6 +83,9 @@ class RankingModel(torch.nn.Module):
     needs_features = False
     #: What :func:`torch_promptmm.train.fit` takes where nothing is given.
     defaults: Mapping[str, Any] = {}
+    #: Whether :func:`torch_promptmm.train.fit` has trained it: a distiller
+    #: then takes it as it is.
+    trained = False
 
     def __init__(self, num_users: int, num_items: int,
                  item_features: ItemFeatures | None = None) -> None:
@@ -160,6 +163,11 @@ class RankingModel(torch.nn.Module):
     def prompt(self) -> SoftPrompt | None:
         r"""The prompt that opens the model, if it has one."""
         return None
+
+    @property
+    def has_features(self) -> bool:
+        r"""Whether the features that the model reads, if any, are there."""
+        return self.item_features is None or self.item_features.available
 
     def forward(
         self,
@@ -262,12 +270,6 @@ class RankingModel(torch.nn.Module):
         if self.item_features is not None:
             self.item_features.release()
 
-    @property
-    def lacks_features(self) -> bool:
-        r"""Whether the model reads features that it does not have."""
-        features = self.item_features
-        return features is not None and not features.available
-
     def give_features(self, view: InteractionData) -> None:
         r"""Takes the features that the model reads from a graph, if these
         are others than it has."""
@@ -285,6 +287,24 @@ class RankingModel(torch.nn.Module):
         r"""Writes down the score function that the model is trained
         with."""
         self.score = score
+
+    def keep_trained(self, trained: bool = True) -> None:
+        r"""Writes down whether the model is trained."""
+        self.trained = trained
+
+    def start_from(self, graph: UserItemGraph, user: Tensor,
+                   item: Tensor) -> None:
+        r"""Sets the parameters so that the output is near to given tables,
+        as a student that starts from its teacher does. A model with tables
+        overrides it.
+
+        Args:
+            graph (UserItemGraph): What is propagated over.
+            user (torch.Tensor): Users :math:`(|\mathcal{U}|, w)`.
+            item (torch.Tensor): Items :math:`(|\mathcal{I}|, w)`.
+        """
+        raise ValueError(f"'{type(self).__name__}' cannot start from given "
+                         f"tables: set init='random'")
 
     def config(self) -> dict[str, Any]:
         r"""Returns plain values: :obj:`cls(**config)` has the same

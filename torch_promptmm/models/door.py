@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
+from torch_promptmm.checks import check_bool, check_choice
 from torch_promptmm.loss import as_scored
+from torch_promptmm.loss.score import SCORES
 from torch_promptmm.models.base import (
     ModelOutput,
     RankingModel,
@@ -19,8 +21,11 @@ from torch_promptmm.models.base import (
 )
 from torch_promptmm.nn.graph import UserItemGraph
 
-# Where a module of another class keeps the score that it was trained with.
-_SCORE = '_torch_promptmm_score'
+# Where a module of another class keeps the score that it was trained with,
+# and that it was trained.
+_SCORE, _TRAINED = '_torch_promptmm_score', '_torch_promptmm_trained'
+# The same in a configuration; no constructor has an argument of this name.
+_KEPT = 'as_trained'
 
 
 class ForeignModel(RankingModel):
@@ -37,11 +42,21 @@ class ForeignModel(RankingModel):
         super().__init__(0, 0)  # Its sizes are known when it is called.
         self.module, self.name = module, name
         self.score = module.__dict__.get(_SCORE)
+        self.trained = module.__dict__.get(_TRAINED, False)
 
     def keep_score(self, score: str) -> None:
         super().keep_score(score)
         # The wrapper is made anew at each door, the module stays.
         self.module.__dict__[_SCORE] = score
+
+    def keep_trained(self, trained: bool = True) -> None:
+        super().keep_trained(trained)
+        self.module.__dict__[_TRAINED] = trained
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters, and warns of those that cannot
+        be reset."""
+        reset_parameters(self.module)
 
     def forward(
         self,
@@ -82,6 +97,24 @@ def as_model(module: Any, name: str = 'model') -> RankingModel:
                          f"'{type(module).__name__}'): wrap the task or the "
                          f"distiller instead, which compute the loss")
     return ForeignModel(module, name)
+
+
+def reset_parameters(*modules: torch.nn.Module | None) -> None:
+    r"""Resets all learnable parameters of modules, and warns of those that
+    cannot be reset."""
+    for module in modules:
+        if module is None:
+            continue
+        reset = getattr(module, 'reset_parameters', None)
+        if reset is not None:
+            reset()
+            continue
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        if own:
+            warnings.warn(
+                f"'{type(module).__name__}' has no 'reset_parameters': its "
+                f"parameters {own} stay as they are", stacklevel=3)
+        reset_parameters(*module.children())
 
 
 def check_output(output: ModelOutput, sizes: tuple[int, int],
@@ -134,23 +167,32 @@ def embed(model: torch.nn.Module, graph: UserItemGraph, score: str,
 
 def saved_config(model: torch.nn.Module | None) -> dict[str, Any] | None:
     r"""Returns the name and the configuration of a model whose class is
-    ours, and that of all models in it; :obj:`None` of another one."""
+    ours, and that of all models in it, with what training wrote down;
+    :obj:`None` of another one."""
     ours = _classes()
     if not isinstance(model, RankingModel) or not all(
             type(x) in ours for x in model.modules()
             if isinstance(x, RankingModel)):
         return None
-    return {'class': type(model).__name__, **model.config()}
+    kept = {name: model.__dict__[name] for name in ('score', 'trained')
+            if name in model.__dict__}
+    return {'class': type(model).__name__, **model.config(),
+            **({_KEPT: kept} if kept else {})}
 
 
 def model_from_config(config: Mapping[str, Any]) -> RankingModel:
     r"""Builds a model from :func:`saved_config`, without its weights. No
     class but ours is looked up."""
     arguments = dict(config)
-    name = arguments.pop('class')
+    name, kept = arguments.pop('class'), arguments.pop(_KEPT, {})
     for cls in _classes():
         if cls.__name__ == name:
-            return cls.from_config(arguments)
+            model = cls.from_config(arguments)
+            if 'score' in kept:
+                model.keep_score(check_choice('score', kept['score'], SCORES))
+            if 'trained' in kept:
+                model.keep_trained(check_bool('trained', kept['trained']))
+            return model
     raise ValueError(f"'{name}' is no model of torch_promptmm")
 
 

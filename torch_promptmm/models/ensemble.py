@@ -21,9 +21,10 @@ from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.side_by_side import SideBySide
 from torch_promptmm.nn.compression import compress
-from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.prompt import SoftPrompt
 from torch_promptmm.nn.standard_rows import SCALINGS
 
 
@@ -62,7 +63,7 @@ class Fusion:
             check_choice(f'scaling[{name!r}]', scaling, SCALINGS)
 
 
-class Ensemble(RankingModel):
+class Ensemble(SideBySide):
     r"""Several models side by side: the score is a weighted sum of cosines,
     which is one dot product,
 
@@ -72,11 +73,6 @@ class Ensemble(RankingModel):
         \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
         \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
 
-    Of a member that needs dot products, such as one with a bias column,
-    :math:`\mathbf{e}_u^{\top} \mathbf{e}_i` takes the place of the cosine,
-    over the user's norm and the mean norm of items with interactions: it
-    ranks for each user as it does alone.
-
     The members learn rows of users and items, and may read features too; the
     content expert needs no training. :math:`c^{(r)}` is :math:`c` in the
     :math:`r` leading joint directions of the members' rows
@@ -84,11 +80,19 @@ class Ensemble(RankingModel):
     them. What is not learned,
     :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
 
+    Members may be models of any kind. With :obj:`member_weights` the mean is
+    a weighted one, :math:`c_{ui} = \sum_k \omega_k \cos(\mathbf{e}^k_u,
+    \mathbf{e}^k_i) / \sum_k \omega_k`. Where one of them scores by dot
+    products, for which a cosine would be meaningless (a column may be a
+    bias), the scores of all members are standardised for each user instead
+    (:func:`~torch_promptmm.models.standard_pair`).
+
     Rows of the members for users and items *without a training interaction*
     are not what was learned, for nothing was: those of users are zero, those
     of items are imputed from their content by a ridge regression
     (:func:`~torch_promptmm.models.ridge_rows`, weighted by the root of the
-    degree), or zero where there is no content. Of such items :math:`p_i = 1`
+    degree), or zero where there is no content; a member that reads content
+    itself keeps its own. Of such items :math:`p_i = 1`
     and :math:`\kappa_i = \kappa`, which sets how high they rise among the
     others; else :math:`\kappa_i = 1`.
 
@@ -98,6 +102,9 @@ class Ensemble(RankingModel):
             (default: :obj:`None`)
         fusion (Fusion, optional): How the parts are added up.
             (default: each modality with weight 1.0)
+        member_weights (list of float, optional): :math:`\omega_k`, which a
+            distiller chooses on validation.
+            (default: all the same, for good)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -113,31 +120,25 @@ class Ensemble(RankingModel):
         members: Sequence[RankingModel],
         content: ContentExpert | None = None,
         fusion: Fusion | None = None,
+        member_weights: Sequence[float] | None = None,
     ) -> None:
-        members = list(members)
-        if not members or not all(isinstance(x, RankingModel)
-                                  for x in members):
-            raise ValueError(f"'members' must be at least one RankingModel "
-                             f"(got {[type(x).__name__ for x in members]})")
-        first = members[0]
-        for other in (*members, *([] if content is None else [content])):
-            sizes = (other.num_users, other.num_items)
-            if sizes != (first.num_users, first.num_items):
-                raise ValueError(f'All members must be of '
-                                 f'{first.num_users} users and '
-                                 f'{first.num_items} items (got one of '
-                                 f'{sizes[0]} and {sizes[1]})')
-        super().__init__(first.num_users, first.num_items,
+        super().__init__(members, member_weights,
                          None if content is None else content.item_features)
-        self.members = torch.nn.ModuleList(members)
         self.content = content
+        for part in self.parts_with_features():
+            sizes = (part.num_users, part.num_items)
+            if sizes != (self.num_users, self.num_items):
+                raise ValueError(f'All members must be of '
+                                 f'{self.num_users} users and '
+                                 f'{self.num_items} items (got one of '
+                                 f'{sizes[0]} and {sizes[1]})')
         # In the state, for it is chosen for the members' weights. The bits of
         # doubles, which no change of the module's type rounds.
         self._fusion: Tensor
-        self.register_buffer('_fusion', torch.zeros(
-            4 + len(self.content_modalities), dtype=torch.long))
-        self.fusion = fusion or Fusion(
-            dict.fromkeys(self.content_modalities, 1.0))
+        names = self.content_modalities
+        self.register_buffer('_fusion', torch.zeros(4 + len(names),
+                                                    dtype=torch.long))
+        self.fusion = fusion or Fusion(dict.fromkeys(names, 1.0))
         self._start = self.fusion
 
     @classmethod
@@ -179,52 +180,20 @@ class Ensemble(RankingModel):
             content = ContentExpert.from_view(view, hop=hop, scaling=scaling)
         return cls(members, content, **kwargs)
 
-    @property
-    def width(self) -> int:
-        return self.fusion.rank + sum(part.width for part in self._models)
+    def parts_with_features(self) -> list[RankingModel]:
+        members = super().parts_with_features()
+        return members if self.content is None else [*members, self.content]
 
     @property
     def content_modalities(self) -> list[str]:
-        r"""The names of the modalities of the content expert, which have a
-        weight."""
+        r"""The names of the modalities of the content, each of which has a
+        weight in the fusion."""
         return [] if self.content is None else self.content.modalities
 
     @property
-    def modalities(self) -> list[str]:
-        r"""The names of the modalities that any model in it reads."""
-        return list(dict.fromkeys(
-            name for part in self._models for name in part.modalities))
-
-    @property
-    def _models(self) -> list[RankingModel]:
-        content = [] if self.content is None else [self.content]
-        return [*content, *self.members]  # type: ignore[list-item]
-
-    @property
-    def lacks_features(self) -> bool:
-        return any(part.lacks_features for part in self._models)
-
-    def set_features(self, features: Mapping[str, Tensor],
-                     masks: Mapping[str, Tensor] | None = None) -> None:
-        if set(features) != set(self.modalities):
-            super().set_features(features, masks)  # Says what is wrong.
-        for part in self._models:
-            names = part.modalities
-            if names:
-                part.set_features({name: features[name] for name in names}, {
-                    k: v for k, v in (masks or {}).items() if k in names})
-
-    def release_features(self) -> None:
-        for part in self._models:
-            part.release_features()
-
-    def give_features(self, view: InteractionData) -> None:
-        for part in self._models:
-            part.give_features(view)
-
-    def cache_features(self, graph: UserItemGraph | None) -> None:
-        for part in self._models:
-            part.cache_features(graph)
+    def width(self) -> int:
+        return self.fusion.rank + sum(
+            part.width for part in self.parts_with_features())
 
     @property
     def fusion(self) -> Fusion:
@@ -258,13 +227,10 @@ class Ensemble(RankingModel):
         r"""Returns the rows of all members side by side, with zero and
         imputed rows, whose dot product is the mean of the members' cosines,
         before any weight."""
-        num = len(self.members)**0.5
+        pairs = self.member_pairs(graph)
+        user, item = self.joined(pairs)
         degree_user = graph.user_item.crow.diff().view(-1, 1)
         degree_item = graph.item_user.crow.diff().view(-1, 1)
-        rows = [_unit_pair(member, graph, degree_item > 0)
-                for member in self._models if member is not self.content]
-        user = torch.cat([x for x, _ in rows], dim=1) / num
-        item = torch.cat([x for _, x in rows], dim=1) / num
         user = torch.where(degree_user > 0, user, 0.0)
         imputed: Tensor | float = 0.0
         if self.content is not None and bool((degree_item == 0).any()):
@@ -273,7 +239,11 @@ class Ensemble(RankingModel):
             features.require()
             imputed = ridge_rows(features.tensors, features.masks, item,
                                  degree_item.view(-1).to(item).sqrt())
-        return user, torch.where(degree_item > 0, item, imputed)
+        kept = torch.cat([
+            torch.full((x.size(1), ), bool(member.modalities))
+            for member, (_, x) in zip(self.members, pairs, strict=True)
+        ]).to(item.device)
+        return user, torch.where((degree_item > 0) | kept, item, imputed)
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
@@ -327,40 +297,46 @@ class Ensemble(RankingModel):
             })
 
     def config(self) -> dict[str, Any]:
+        members: list[RankingModel] = list(
+            self.members)  # type: ignore[arg-type]
         return {
-            'members': [saved_config(member) for member in self.members],
+            'members': [{
+                **(saved_config(member) or {}),
+                **({} if member.prompt is None else
+                   {'prompt': member.prompt.config()})
+            } for member in members],
             'content': saved_config(self.content),
+            'member_weights': self._start_weights,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
-        members = [model_from_config(x) for x in config['members']]
-        if config['content'] is None:
-            return cls(members)
-        content = model_from_config(config['content'])
-        assert isinstance(content, ContentExpert)
-        return cls(members, content)
+        members = []
+        for each in config['members']:
+            arguments = dict(each)
+            if 'prompt' in each:
+                arguments['prompt'] = SoftPrompt.from_config(each['prompt'])
+            members.append(model_from_config(arguments))
+        content = None
+        if config['content'] is not None:
+            expert = model_from_config(config['content'])
+            assert isinstance(expert, ContentExpert)
+            content = expert
+        # Files of before have no weights of members.
+        return cls(members, content,
+                   member_weights=config.get('member_weights'))
 
     def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the members, and the fusion to
-        what was given."""
-        for member in self.members:
-            member.reset_parameters()  # type: ignore[operator]
+        r"""Resets all learnable parameters of the members, and weights and
+        fusion to what was given."""
+        super().reset_parameters()
         self.fusion = self._start
 
     def __repr__(self) -> str:
-        return (f'{self.__class__.__name__}({len(self.members)} x '
-                f'{self.members[0]}, content={self.content}, '
-                f'{self.fusion})')
-
-
-def _unit_pair(member: RankingModel, graph: UserItemGraph,
-               warm: Tensor) -> Pair:
-    r"""A member's rows, whose dot product is its score on the scale of a
-    cosine."""
-    output = as_output(member(graph))
-    if member.needed_score != 'dot':
-        return unit_rows(output.user), unit_rows(output.item)
-    # The length of an item's row is part of the score, not of a user's.
-    length = output.item.norm(dim=1, keepdim=True)[warm].mean()
-    return unit_rows(output.user), output.item / length.clamp(min=1e-12)
+        names = [str(member) for member in self.members]
+        shown = ', '.join(f'{names.count(name)} x {name}'
+                          for name in dict.fromkeys(names))
+        weights = self.member_weights
+        more = '' if weights is None else f', member_weights={weights}'
+        return (f'{self.__class__.__name__}({shown}, content={self.content}, '
+                f'{self.fusion}{more})')

@@ -21,7 +21,7 @@ from torch_promptmm.nn.functional import modality_key, unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
-from torch_promptmm.nn.prompt import SoftPrompt
+from torch_promptmm.nn.prompt import METHODS, SoftPrompt
 from torch_promptmm.nn.reduction import PromptContext, PromptedReduction
 
 TeacherOutput = ModelOutput
@@ -135,7 +135,7 @@ class MultimodalTeacher(RankingModel):
                 (default: :obj:`True`)
             **kwargs (optional): Arguments of the model.
         """
-        check_choice('prompt', prompt, ('pca', 'graph', None))
+        check_choice('prompt', prompt, (*METHODS, None))
         check_int('prompt_layers', prompt_layers, 1)
         check_bool('standardize', standardize)
         soft = None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,20 @@ from torch_promptmm.nn.feature_projections import (
 )
 from torch_promptmm.nn.functional import checked_masks, modality_key
 from torch_promptmm.nn.graph import UserItemGraph
+from torch_promptmm.nn.other_projections import (
+    ica_projections,
+    mean_projections,
+    random_projections,
+)
+
+_OF_FEATURES = {
+    'pca': pca_projections,
+    'ica': ica_projections,
+    'random': random_projections,
+    'mean': mean_projections,
+}
+#: The reductions that a prompt can be made of.
+METHODS = (*_OF_FEATURES, 'graph')
 
 
 class SoftPrompt(torch.nn.Module):
@@ -113,10 +128,13 @@ class SoftPrompt(torch.nn.Module):
                 larger than the width of a modality or the number of items:
                 components that do not exist are zero.
             method (str, optional): :obj:`"pca"`, the whitened principal
-                components of each modality, averaged; or :obj:`"graph"`,
+                components of each modality, averaged; :obj:`"graph"`,
                 the directions within the 128 leading components of all
                 modalities that are smoothest over co-interactions, which
-                suits wide features with many cold items.
+                suits wide features with many cold items; or, to compare
+                with, :obj:`"ica"` (needs scikit-learn), independent
+                components, :obj:`"random"`, random directions, and
+                :obj:`"mean"`, means over neighbouring columns.
                 (default: :obj:`"pca"`)
             masks (dict, optional): For some modalities, True where the item
                 has it :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
@@ -127,10 +145,10 @@ class SoftPrompt(torch.nn.Module):
                 (default: :obj:`1`)
         """
         check_int('channels', channels, 1)
-        check_choice('method', method, ('pca', 'graph'))
+        check_choice('method', method, METHODS)
         num_items, masks = _check_features(features, masks)
-        if method == 'pca':
-            projections = pca_projections(features, masks, channels)
+        if method in _OF_FEATURES:
+            projections = _OF_FEATURES[method](features, masks, channels)
         elif graph is None:
             raise ValueError("method='graph' needs the training interactions: "
                              "pass 'graph=UserItemGraph(...)'")
@@ -145,6 +163,31 @@ class SoftPrompt(torch.nn.Module):
         scale = torch.where(kept, 1.0 / torch.where(kept, deviation, 1.0), 0.0)
         basis = (mean - shift) * scale
         return cls(basis, num_layers, projections, shift, scale)
+
+    def config(self) -> dict[str, Any]:
+        r"""Returns plain values: :meth:`from_config` makes a prompt of the
+        same shapes of them."""
+        return {
+            'num_items': self.num_items,
+            'channels': self.channels,
+            'num_layers': self.num_layers,
+            'in_channels': {
+                name: self.projections.get_buffer(
+                    f'{modality_key(name)}.weight').size(0)
+                for name in self.modalities
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SoftPrompt:
+        r"""Builds a prompt from :meth:`config`, without its values."""
+        channels = config['channels']
+        return cls(torch.zeros(config['num_items'], channels),
+                   config['num_layers'], {
+                       name: FeatureProjection(torch.zeros(width, channels),
+                                               torch.zeros(channels))
+                       for name, width in config['in_channels'].items()
+                   })
 
     def reset_parameters(self) -> None:
         r"""Resets the feed-forward layer to the identity; :math:`\mathbf{Z}`
@@ -170,7 +213,9 @@ class SoftPrompt(torch.nn.Module):
         :math:`(d + 1, d)` of an affine prompt."""
         return torch.cat([self.weight, self.bias.view(1, -1)])
 
-    def _network(self, z: Tensor) -> Tensor:
+    def network(self, z: Tensor) -> Tensor:
+        r"""Returns the prompt of rows :math:`(n, d)` of the kind of
+        :math:`\mathbf{Z}`."""
         out = matmul(z, self.weight) + self.bias
         return out if self.is_affine else out + self.hidden(z)
 
@@ -180,7 +225,7 @@ class SoftPrompt(torch.nn.Module):
         Args:
             item_id (torch.Tensor, optional): Items. (default: all)
         """
-        return self._network(
+        return self.network(
             self.basis if item_id is None else self.basis[item_id])
 
     def encode(
@@ -208,7 +253,7 @@ class SoftPrompt(torch.nn.Module):
     ) -> Tensor:
         r"""Returns the prompt of items that come later, from their features
         :math:`(n, d_m)` of each modality."""
-        return self._network(self.encode(features, masks))
+        return self.network(self.encode(features, masks))
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_items}, '

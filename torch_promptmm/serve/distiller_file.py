@@ -3,6 +3,7 @@ r"""The file of a distiller: what it holds, and how it is put together."""
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,9 @@ from torch_promptmm.checks import check_bool
 from torch_promptmm.data import IdMap
 from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
-from torch_promptmm.distill.build import checked_parts
+from torch_promptmm.distill.build import Teachers, as_teacher, checked_parts
 from torch_promptmm.distill.distillation import Seen
-from torch_promptmm.models import LightGCN
+from torch_promptmm.models import RankingModel
 from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.feature_projections import FeatureProjection
@@ -39,7 +40,7 @@ class DistillerParts(NamedTuple):
     Attributes:
         teacher (torch.nn.Module, optional): The teacher, if its class is
             ours or it was given.
-        student (LightGCN): The student.
+        student (RankingModel): The student.
         prompt (SoftPrompt, optional): The prompt.
         projections (Projections): The distiller's projections.
         settings (dict): The values of its settings.
@@ -51,7 +52,7 @@ class DistillerParts(NamedTuple):
         started (bool): Whether the student has been trained.
     """
     teacher: torch.nn.Module | None
-    student: LightGCN
+    student: RankingModel
     prompt: SoftPrompt | None
     projections: Projections
     settings: dict[str, Any]
@@ -90,7 +91,7 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts,
         'settings': parts.settings,
         'edge_type': parts.edge_type,
         'modalities': parts.modalities,
-        'student': parts.student.config(),
+        'student': saved_config(parts.student),
         'teacher': saved_config(parts.teacher),
         'prompt': None if prompt is None else {
             'num_layers': prompt.num_layers,
@@ -102,30 +103,64 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts,
 
 
 def read_distiller(path: str | os.PathLike,
-                   teacher: torch.nn.Module | None = None) -> DistillerParts:
+                   teacher: Teachers | None = None,
+                   student: RankingModel | None = None) -> DistillerParts:
     r"""Reads what :func:`write_distiller` wrote."""
-    if teacher is not None and not isinstance(teacher, torch.nn.Module):
-        raise TypeError(f"'teacher' must be a torch.nn.Module (got "
-                        f"'{type(teacher).__name__}')")
     tensors, config = load_tensors(path, _KIND)
+    student = _given_student(student, config, subset(tensors, 'student'),
+                             str(path))
+    module: torch.nn.Module | None = None
     if teacher is not None:
+        none = torch.empty(0)
+        module = as_teacher(teacher, SimpleNamespace(**{
+            f'num_{x}s': len(tensors.get(f'final.student.{x}', none))
+            for x in ('user', 'item')
+        }))
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"'teacher' must be a torch.nn.Module, or a list "
+                            f"of them (got '{type(module).__name__}')")
         if config.get('teacher') is not None:
             name = config['teacher'].get('class', 'MultimodalTeacher')
             raise ValueError(f"'teacher' is for classes that are not ours; "
                              f"this file holds a {name}")
-        load_weights(teacher, subset(tensors, 'teacher'),
+        load_weights(module, subset(tensors, 'teacher'),
                      f'The teacher in {str(path)!r}')
     try:
-        return _build(tensors, config, teacher)
+        return _build(tensors, config, module, student)
     except Exception as error:  # A damaged file fails in many ways.
         raise ValueError(f"'path' {str(path)!r} is damaged: "
                          f"{type(error).__name__} "
                          f"{first_line(error)}") from error
 
 
+def _given_student(student: RankingModel | None, config: dict[str, Any],
+                   tensors: dict[str, Tensor],
+                   path: str) -> RankingModel | None:
+    r"""Returns the student that is given, with the weights of the file."""
+    ours = (config.get('student') or {}).get('class', 'LightGCN')
+    foreign = 'student' in config and config['student'] is None
+    if student is None:
+        if foreign:
+            raise ValueError(f'The student in {path!r} is of a class that is '
+                             f'not ours: PromptMMDistiller.load(path, '
+                             f'student=module)')
+        return None
+    if not foreign:
+        raise ValueError(f"'student' is for classes that are not ours; this "
+                         f"file holds a {ours}")
+    if not isinstance(student, RankingModel):
+        raise TypeError(f"'student' must be a RankingModel (got "
+                        f"'{type(student).__name__}')")
+    load_weights(student, tensors, f'The student in {path!r}')
+    return student
+
+
 def _build(tensors: dict[str, Tensor], config: dict[str, Any],
-           teacher: torch.nn.Module | None) -> DistillerParts:
-    student = build_student(config['student'], subset(tensors, 'student'))
+           teacher: torch.nn.Module | None,
+           student: RankingModel | None) -> DistillerParts:
+    if student is None:
+        student = build_student(config['student'],
+                                subset(tensors, 'student'))
 
     prompt = None
     if config['prompt'] is not None:
@@ -143,7 +178,7 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
         })
         load_weights(teacher, weights, 'The saved teacher')
 
-    projections = Projections(student.hidden_channels)
+    projections = Projections(student.width)
     state = subset(tensors, 'projections')
     projections.add_from(state)
     load_weights(projections, state, 'The saved projections')

@@ -17,7 +17,8 @@ from torch_geometric.typing import Adj
 from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.files import atomic_path
 from torch_promptmm.loss.score import SCORES
-from torch_promptmm.models import LightGCN
+from torch_promptmm.models import RankingModel
+from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.nn.graph import as_graph
 from torch_promptmm.train import load_weights
@@ -88,7 +89,7 @@ def load_tensors(path: str | os.PathLike,
     return tensors, config
 
 
-def save_student(path: str | os.PathLike, student: LightGCN,
+def save_student(path: str | os.PathLike, student: RankingModel,
                  edge_index: Adj | UserItemGraph | None = None,
                  score: str = 'dot') -> None:
     r"""Saves a student alone, with the interactions that it propagates
@@ -96,15 +97,16 @@ def save_student(path: str | os.PathLike, student: LightGCN,
 
     Args:
         path (str): The file.
-        student (LightGCN): The student.
+        student (RankingModel): The student, of a class that is ours.
         edge_index (torch.Tensor or SparseTensor or UserItemGraph, optional):
             The training interactions. (default: :obj:`None`)
         score (str, optional): The score function that it was trained with.
             (default: :obj:`"dot"`)
     """
     check_path('path', path)
-    if not isinstance(student, LightGCN):
-        raise TypeError(f"'student' must be a LightGCN (got "
+    config = saved_config(student)
+    if config is None:
+        raise TypeError(f"'student' must be a model of torch_promptmm (got "
                         f"'{type(student).__name__}')")
     check_choice('score', score, SCORES)
     tensors = dict(student.state_dict())
@@ -112,14 +114,14 @@ def save_student(path: str | os.PathLike, student: LightGCN,
         graph = as_graph(edge_index, student.num_users, student.num_items)
         tensors['edge_index'] = graph.edge_index
     save_tensors(path, 'student', tensors, {
-        'student': student.config(),
+        'student': config,
         'score': score
     })
 
 
 def load_student(
     path: str | os.PathLike,
-) -> tuple[LightGCN, Tensor | None, str]:
+) -> tuple[RankingModel, Tensor | None, str]:
     r"""Returns the student, its interactions and its score function, as
     :func:`save_student` wrote them."""
     tensors, config = load_tensors(path, 'student')
@@ -135,16 +137,19 @@ def load_student(
     return student, edge_index, score
 
 
-def build_student(config: dict[str, int],
-                  tensors: dict[str, Tensor]) -> LightGCN:
+def build_student(config: dict[str, Any],
+                  tensors: dict[str, Tensor]) -> RankingModel:
     r"""Builds a student from its configuration and weights."""
-    for name in ('user', 'item'):  # Before memory is taken for them.
-        have = list(tensors[f'{name}_embedding.weight'].shape)
-        want = [config[f'num_{name}s'], config['hidden_channels']]
-        if have != want:
-            raise ValueError(f"the student's {name} embeddings are of shape "
-                             f"{have} instead of {want}")
-    student = LightGCN(**config)
+    # Files of before name no class.
+    config = {'class': 'LightGCN', **config}
+    with torch.device('meta'):  # Before memory is taken for them.
+        wanted = model_from_config(config).state_dict()
+    for name, tensor in wanted.items():
+        have = list(tensors[name].shape)
+        if have != list(tensor.shape):
+            raise ValueError(f"the student's {name!r} is of shape {have} "
+                             f"instead of {list(tensor.shape)}")
+    student = model_from_config(config)
     load_weights(student, tensors, 'The saved student')
     return student
 

@@ -2,7 +2,8 @@ r"""One call that trains any model."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch_geometric.data import HeteroData
@@ -59,7 +60,8 @@ def fit(
         model (torch.nn.Module): Any model: a
             :class:`~torch_promptmm.models.RankingModel`, or a module for
             which :obj:`model(graph)` yields user and item embeddings. It
-            goes to :obj:`device`, and its :obj:`score` is set.
+            goes to :obj:`device`, its :obj:`score` is set, and it is marked
+            as :obj:`trained`.
         train_data (HeteroData): The training graph.
         val_data (HeteroData, optional): The validation graph.
             (default: :obj:`None`)
@@ -113,15 +115,12 @@ def fit(
         'modality_weight': modality_weight,
         'user_weight': user_weight,
     }
-    options = {
-        'modality_weight': 0.0,
-        'user_weight': 0.0,
-        **ranked.defaults,
+    plan = plan_of(ranked, {
         **{key: value for key, value in given.items() if value is not None},
         **kwargs,
-    }
-    objective = pop_objective(ranked, options)
-    check_names(options.keys() - {'l2', 'modality_weight', 'user_weight'})
+    })
+    objective = plan.objective
+    check_names(plan.options)
     view = read_graph(train_data, edge_type, ranked.modalities or None,
                       need_features=bool(ranked.modalities))
     cut_off(metric, view.num_items)
@@ -139,21 +138,51 @@ def fit(
         task = RankingTask(
             ranked, UserItemGraph(view.edge_index, view.num_users,
                                   view.num_items), supervision(view),
-            known_interactions(view), objective,
-            options.pop('l2', objective.default_l2),
-            options.pop('modality_weight'), ranked.prompt,
-            options.pop('user_weight')).to(device)
+            known_interactions(view), objective, plan.l2,
+            plan.modality_weight, ranked.prompt, plan.user_weight).to(device)
     ranked.keep_score(objective.score)
     validate = None
     if val_view is not None and positives is not None:
         validate = Validation(task, val_view, positives, metric)
-    options = {'lr': objective.default_lr, 'batch_size': 2048, **options}
-    return train(task, validate=validate, metric=metric, seed=seed,
-                 name=type(model).__name__, **options)
+    history = train(task, validate=validate, metric=metric, seed=seed,
+                    name=type(model).__name__, **plan.options)
+    ranked.keep_trained()
+    return history
 
 
-def pop_objective(model: RankingModel,
-                  options: dict[str, Any]) -> RankingObjective:
+class Plan(NamedTuple):
+    r"""How a model is trained.
+
+    Attributes:
+        objective (RankingObjective): The ranking loss.
+        l2 (float): The weight of the L2 term.
+        modality_weight (float): The weight of each modality's own ranking
+            loss.
+        user_weight (float): How users are drawn.
+        options (dict): Arguments of :func:`~torch_promptmm.train.train`.
+    """
+    objective: RankingObjective
+    l2: float
+    modality_weight: float
+    user_weight: float
+    options: dict[str, Any]
+
+
+def plan_of(model: RankingModel, given: Mapping[str, Any]) -> Plan:
+    r"""Returns how :func:`fit` trains a model: with what is given, else
+    what the model names in its :obj:`defaults`, else what suits the ranking
+    loss."""
+    options = {'modality_weight': 0.0, 'user_weight': 0.0, **model.defaults,
+               **given}
+    objective = _objective(model, options)
+    return Plan(objective, options.pop('l2', objective.default_l2),
+                options.pop('modality_weight'), options.pop('user_weight'), {
+                    'lr': objective.default_lr, 'batch_size': 2048, **options
+                })
+
+
+def _objective(model: RankingModel,
+               options: dict[str, Any]) -> RankingObjective:
     r"""Takes what is of the ranking loss out of options, and returns it as
     the model needs it.
 
