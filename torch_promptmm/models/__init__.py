@@ -9,7 +9,9 @@ from torch_promptmm.models.door import (
     embed,
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
+from torch_promptmm.models.grcn import GRCN
 from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.mmgcn import MMGCN
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
@@ -26,6 +28,8 @@ __all__ = classes = [
     'ForeignModel',
     'LightGCN',
     'LightGCNStudent',
+    'MMGCN',
+    'GRCN',
     'MultimodalTeacher',
     'TeacherOutput',
     'PropagatedFeatures',
