@@ -30,6 +30,9 @@ core = [
     'torchmetrics',
 ]
 tables = ['pandas', 'pyarrow']
+# Figures and searches of `benchmarks/`.
+plot = ['matplotlib']
+tune = ['optuna']
 extras = {
     # `SparseTensor` as an input. Both compile against the installed torch,
     # so build isolation must be off: see `make sparse`.
@@ -37,6 +40,8 @@ extras = {
     'faiss': ['faiss-cpu'],
     'text': ['sentence-transformers'],
     'tables': tables,
+    'plot': plot,
+    'tune': tune,
     'docs': ['sphinx>=7', 'furo'],
     'dev': [
         'pytest>=8',
@@ -46,6 +51,8 @@ extras = {
         'mypy',
         'scipy',
         *tables,
+        *plot,
+        *tune,
     ],
 }
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from torch_promptmm.files import atomic_path
+
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ['---'] * len(header), *rows]
@@ -43,3 +45,10 @@ def commit() -> str:
     changed = git('status', '--porcelain', '--', '../torch_promptmm')
     return (git('rev-parse', '--short', 'HEAD') or 'unknown') + (
         ' (with changes)' if changed else '')
+
+
+def write_output(path: str | Path, command: str, text: str) -> None:
+    """Writes what a command printed, with where it comes from."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(f'`{command}`, commit {commit()}; {machine()}'
+                             f'\n\n{text}\n')

@@ -18,12 +18,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from _markdown import commit, machine
+from _markdown import write_output
 from rows import PARTS, groups_of, rows_of
 from run import work
 from tables import table
-
-from torch_promptmm.files import atomic_path
 
 
 def main() -> None:
@@ -72,9 +70,7 @@ def main() -> None:
         shown = f'python benchmarks/accuracy.py --seeds {args.seeds}' + (
             f' --planted {args.planted}'
             if args.planted else f' --root .../{name}')
-        with atomic_path(args.output) as temporary:
-            temporary.write_text(f'`{shown}`, commit {commit()}; {machine()}'
-                                 f'\n\n{text}\n')
+        write_output(args.output, shown, text)
 
 
 if __name__ == '__main__':

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _markdown import commit, machine, markdown
+from _markdown import markdown, write_output
+from _seed_runs import SeedRuns, Trained, count, load_splits
 from rows import ModelRow
-from run import SeedRuns, count
 from safetensors.torch import load_file, save_file
-from tables import Results, mean, spread
+from tables import Results, holm, mean, spread
 from torch_geometric.data import HeteroData
 
 from torch_promptmm import PromptMMDistiller
@@ -89,8 +89,8 @@ class ContentRuns(SeedRuns):
                  seed: int) -> None:
         options = {'epochs': args.epochs, 'patience': args.patience,
                    'eval_every': args.eval_every}
-        super().__init__({'root': args.root, 'planted': args.planted},
-                         options, runs, seed)
+        source = {'root': args.root, 'planted': args.planted}
+        super().__init__(load_splits(source, seed), options, runs, seed)
         self.num_members, self.modalities = args.members, args.modalities
         view = read_graph(self.train, modalities=args.modalities)
         self.view, self.known = view, known_interactions(view)
@@ -99,15 +99,13 @@ class ContentRuns(SeedRuns):
         val = read_graph(self.val, check_finite=False)
         self.positives, self.val_known = held_out(val), val.edge_index
 
-    def _run(self, row: ModelRow) -> None:
+    def run(self, row: ModelRow) -> None:
         self.members()  # Not in the time of the first row.
-        start = time.perf_counter()
+        super().run(row)
+
+    def trained(self, row: ModelRow) -> Trained:
         record, pair, parameters = getattr(self, f'_{row.model}')(row)
-        record |= {'parameters': parameters,
-                   'seconds': time.perf_counter() - start,
-                   **self._evaluate(row, *pair)}
-        with atomic_path(self.path(row)) as temporary:
-            temporary.write_text(json.dumps(record))
+        return Trained(record, *pair, parameters)
 
     def members(self) -> list[LightGCN]:
         """The trained LightGCNs, out of a file if there is one."""
@@ -241,16 +239,6 @@ def table(rows: list[ModelRow], runs: Path, seeds: range) -> str:
     return text + '\n\nFusion of the first seed:\n\n' + '\n'.join(fusions)
 
 
-def holm(values: dict[str, float]) -> dict[str, float]:
-    """Holm's correction of several p-values."""
-    out, largest = {}, 0.0
-    for number, (name, p) in enumerate(sorted(values.items(),
-                                              key=lambda pair: pair[1])):
-        largest = max(largest, min(1.0, p * (len(values) - number)))
-        out[name] = largest
-    return out
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -296,9 +284,7 @@ def main() -> None:
             f' --root .../{name}') + (
             f" --modalities {' '.join(args.modalities)}"
             if args.modalities else '')
-        with atomic_path(args.output) as temporary:
-            temporary.write_text(f'`{shown}`, commit {commit()}; {machine()}'
-                                 f'\n\n{text}\n')
+        write_output(args.output, shown, text)
 
 
 if __name__ == '__main__':

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _markdown import markdown
+from _seed_runs import METRICS
 from rows import NO_PROMPT, ModelRow
-from run import METRICS
 from scipy.stats import ttest_rel
 
 Record = dict[str, Any]
@@ -23,7 +23,7 @@ HEADER = ['model', 'seeds', 'validation R@20', 'test R@20', 'N@20', 'R@50',
 
 class Results:
     """What is kept of the runs of some rows."""
-    def __init__(self, rows: list[ModelRow], runs: Path,
+    def __init__(self, rows: Sequence[Any], runs: Path,
                  seeds: Iterable[int]) -> None:
         self.records: dict[str, list[Record]] = {}
         self.recalls: dict[str, Recalls] = {}
@@ -55,21 +55,31 @@ class Results:
         ]
 
     def compare(self, name: str, other: str) -> list[str]:
-        """The difference to another row over the seeds that both have, and
-        the p-value of a paired test over users of the seed-averaged
-        difference."""
+        """The difference to another row and its p-value, as cells."""
+        seeds, gap, p = self.difference(name, other)
+        if not seeds:
+            return ['', '', '']
+        return [f'{other} ({seeds} seeds)', f'{gap:+.4f}',
+                '' if p is None else f'{p:.2g}']
+
+    def difference(self, name: str,
+                   other: str) -> tuple[int, float, float | None]:
+        """The number of seeds that two rows share, their difference over
+        these, and the p-value of a paired test over users of the
+        seed-averaged difference."""
         mine, its = self.recalls[name], self.recalls.get(other, {})
         seeds = sorted(mine.keys() & its.keys())
         if not seeds:
-            return ['', '', '']
+            return 0, 0.0, None
         a, b = [[x[s] for s in seeds] for x in (mine, its)]
-        gap = np.mean([x.mean() for x in a]) - np.mean([x.mean() for x in b])
-        p = ''
-        if len({x.shape for x in a + b}) == 1:  # A planted set has its own.
-            a_mean, b_mean = np.mean(a, axis=0), np.mean(b, axis=0)
-            same = np.array_equal(a_mean, b_mean)
-            p = '1' if same else f'{ttest_rel(a_mean, b_mean).pvalue:.2g}'
-        return [f'{other} ({len(seeds)} seeds)', f'{gap:+.4f}', p]
+        gap = float(np.mean([x.mean() for x in a]) -
+                    np.mean([x.mean() for x in b]))
+        if len({x.shape for x in a + b}) > 1:  # A planted set has its own.
+            return len(seeds), gap, None
+        a_mean, b_mean = np.mean(a, axis=0), np.mean(b, axis=0)
+        if np.array_equal(a_mean, b_mean):
+            return len(seeds), gap, 1.0
+        return len(seeds), gap, float(ttest_rel(a_mean, b_mean).pvalue)
 
     def notes(self) -> Iterator[tuple[str, list[str]]]:
         """What stands below the table: a heading and its lines."""
@@ -120,3 +130,13 @@ def ratios(records: list[Record]) -> str:
     return ', '.join(
         f"{name} {np.mean([x['prompt_ratio'][name] for x in records]):.2f}"
         for name in records[0]['prompt_ratio'])
+
+
+def holm(values: dict[str, float]) -> dict[str, float]:
+    """Holm's correction of several p-values."""
+    out, largest = {}, 0.0
+    for number, (name, p) in enumerate(sorted(values.items(),
+                                              key=lambda pair: pair[1])):
+        largest = max(largest, min(1.0, p * (len(values) - number)))
+        out[name] = largest
+    return out

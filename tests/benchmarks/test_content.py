@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / 'benchmarks'
 NUMBER = r'0\.\d{4}'
@@ -53,15 +51,3 @@ def test_table_and_resume(tmp_path: Path) -> None:
     assert drop.sub('', lost.read_text()) == drop.sub('', record)
     for x, time in kept.items():
         assert x.stem == lost.stem or x.stat().st_mtime_ns == time
-
-
-def test_holm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from content import holm
-
-    # 0.01 x 4, 0.02 x 3, 0.03 x 2 (raised to what is before it), 0.5 x 1.
-    out = holm({'c': 0.03, 'a': 0.01, 'd': 0.5, 'b': 0.02})
-    assert out == pytest.approx({'a': 0.04, 'b': 0.06, 'c': 0.06, 'd': 0.5})
-    assert holm({'a': 0.4, 'b': 0.9}) == {'a': 0.8, 'b': 0.9}
-    assert holm({'a': 0.6, 'b': 0.7}) == {'a': 1.0, 'b': 1.0}
-    assert holm({}) == {}

@@ -260,3 +260,26 @@ def test_on_device(device: torch.device) -> None:
     evaluate(model, TEST, k=2)
     with pytest.raises(ValueError, match="'device' 'abacus' is unknown"):
         fit(model, TRAIN, device='abacus', **RUN)
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
+def test_users_are_drawn_as_the_loader_says(alpha: float) -> None:
+    model, other = MODELS['MF'](), MODELS['MF']()
+    fit(model, TRAIN, ranking_loss='bpr', user_weight=alpha, **RUN)
+    task = RankingTask(other, UserItemGraph(EDGES, U, I), EDGES, l2=0.05,
+                       objective=RankingObjective('bpr'), user_weight=alpha)
+    train(task, lr=1e-2, **RUN)
+    assert same(state(model), state(other))
+    plain = MODELS['MF']()
+    fit(plain, TRAIN, ranking_loss='bpr', **RUN)
+    assert same(state(model), state(plain)) is (alpha == 0.0)
+
+
+def test_a_model_may_draw_users() -> None:
+    class Drawn(MF):
+        defaults = {'ranking_loss': 'bpr', 'user_weight': 1.0}
+
+    model, other = Drawn.from_data(TRAIN, D, seed=0), MODELS['MF']()
+    fit(model, TRAIN, **RUN)
+    fit(other, TRAIN, ranking_loss='bpr', user_weight=1.0, **RUN)
+    assert same(state(model), state(other))

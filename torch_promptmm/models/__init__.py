@@ -1,6 +1,8 @@
 r"""Models: whole recommenders, one file each, on one protocol."""
 
 from torch_promptmm.models.base import ModelOutput, RankingModel, as_output
+from torch_promptmm.models.bm3 import BM3
+from torch_promptmm.models.clcrec import CLCRec
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import (
     ForeignModel,
@@ -11,13 +13,17 @@ from torch_promptmm.models.door import (
 from torch_promptmm.models.ensemble import Ensemble, Fusion
 from torch_promptmm.models.grcn import GRCN
 from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.mf import MF
 from torch_promptmm.models.mmgcn import MMGCN
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
 )
+from torch_promptmm.models.ngcf import NGCF
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
+from torch_promptmm.models.slmrec import SLMRec
+from torch_promptmm.models.vbpr import VBPR
 
 # The name that the paper gives it, for its role.
 LightGCNStudent = LightGCN
@@ -26,12 +32,18 @@ __all__ = classes = [
     'RankingModel',
     'ModelOutput',
     'ForeignModel',
+    'MF',
+    'NGCF',
     'LightGCN',
     'LightGCNStudent',
+    'VBPR',
     'MMGCN',
     'GRCN',
     'MultimodalTeacher',
     'TeacherOutput',
+    'CLCRec',
+    'SLMRec',
+    'BM3',
     'PropagatedFeatures',
     'ContentExpert',
     'Ensemble',

@@ -13,6 +13,7 @@ from torch_geometric.typing import Adj
 
 from torch_promptmm.data import InteractionData, read_graph
 from torch_promptmm.loader import Batch, BatchSpec
+from torch_promptmm.nn.functional import take
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.prompt import SoftPrompt
@@ -40,14 +41,17 @@ class ModelOutput(_Output):
         ego (tuple, optional): The rows that the L2 term of a ranking loss
             falls on, of users and of items; where it is :obj:`None`, these
             are :obj:`user` and :obj:`item`.
+        own (dict): What the model's own loss terms need beside.
     """
     ego: Pair | None = None
+    own: dict[str, Tensor]
 
     def __new__(cls, user: Tensor, item: Tensor,
                 modalities: Mapping[str, Pair] | None = None,
-                ego: Pair | None = None) -> ModelOutput:
+                ego: Pair | None = None,
+                own: Mapping[str, Tensor] | None = None) -> ModelOutput:
         out = super().__new__(cls, user, item, dict(modalities or {}))
-        out.ego = ego
+        out.ego, out.own = ego, dict(own or {})
         return out
 
 
@@ -59,7 +63,8 @@ class RankingModel(torch.nn.Module):
     model overrides is what makes it different:
 
     - :meth:`rows`, to name the rows that the L2 term falls on;
-    - :meth:`extra_loss`, for loss terms of its own;
+    - :meth:`own_loss`, for a ranking loss of its own;
+    - :meth:`extra_loss`, for loss terms beside the ranking loss;
     - :meth:`batch_spec`, for what a batch must hold for them;
     - :meth:`on_epoch_start`, for what changes between epochs.
 
@@ -72,6 +77,8 @@ class RankingModel(torch.nn.Module):
     #: The score function that the model needs, such as ``'dot'`` where a
     #: cosine is meaningless; None is any. Training writes it down.
     score: str | None = None
+    #: The score function that suits :meth:`own_loss`.
+    own_score = 'dot'
     #: Whether :meth:`from_data` passes the widths of the modalities.
     needs_features = False
     #: What :func:`torch_promptmm.train.fit` takes where nothing is given.
@@ -138,6 +145,12 @@ class RankingModel(torch.nn.Module):
         raise NotImplementedError
 
     @property
+    def needed_score(self) -> str | None:
+        r"""The score function that the model needs, whatever it was trained
+        with; :obj:`None` is any."""
+        return type(self).score
+
+    @property
     def modalities(self) -> list[str]:
         r"""The names of the modalities whose features the model reads."""
         features = self.item_features
@@ -187,10 +200,23 @@ class RankingModel(torch.nn.Module):
         """
         return as_output(self(graph, user_id, item_id))
 
+    def own_loss(self, batch: Batch, output: ModelOutput) -> Tensor:
+        r"""Returns the loss that takes the place of a ranking loss with
+        :obj:`ranking_loss="own"`, for the rows of a batch. The batch has no
+        negatives but those that :meth:`batch_spec` asks for.
+
+        Raises:
+            ValueError: If the model has none.
+        """
+        raise ValueError(f"'{type(self).__name__}' has no loss of its own: "
+                         f"'ranking_loss' must be 'softmax' or 'bpr'")
+
     def extra_loss(self, batch: Batch,
                    output: ModelOutput) -> dict[str, Tensor]:
         r"""Returns loss terms of the model's own, weights included, for the
-        rows of a batch."""
+        rows of a batch. Their names must be other than those of the task's
+        terms, such as :obj:`"rank"`. As a student of lists, a model is given
+        a :class:`~torch_promptmm.distill.ListBatch`."""
         return {}
 
     def batch_spec(self, spec: BatchSpec) -> BatchSpec:
@@ -199,7 +225,10 @@ class RankingModel(torch.nn.Module):
         return spec
 
     def on_epoch_start(self, epoch: int, graph: UserItemGraph) -> None:
-        r"""Is called before each epoch, the first of which is 1."""
+        r"""Is called before each epoch, the first of which is 1. What it
+        makes anew, such as a graph of items, a model keeps in buffers whose
+        shapes stay: at the end, parameters and buffers are those of the best
+        epoch, plain attributes those of the last one."""
 
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
@@ -232,6 +261,12 @@ class RankingModel(torch.nn.Module):
         r"""Lets go of the raw features."""
         if self.item_features is not None:
             self.item_features.release()
+
+    @property
+    def lacks_features(self) -> bool:
+        r"""Whether the model reads features that it does not have."""
+        features = self.item_features
+        return features is not None and not features.available
 
     def give_features(self, view: InteractionData) -> None:
         r"""Takes the features that the model reads from a graph, if these
@@ -293,6 +328,15 @@ def _is_pair(value: Any) -> bool:
             and all(isinstance(x, Tensor) for x in value))
 
 
-def take(x: Tensor, index: Tensor | None) -> Tensor:
-    r"""Returns rows of a table; all of them where no index is given."""
-    return x if index is None else x.index_select(0, index)
+def global_ids(
+    graph: Any,
+    user_id: Tensor | None,
+    item_id: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    r"""Returns which of all users and items the given rows of a graph are:
+    the same, unless it is the graph of a batch. For models that read tables
+    and do not propagate."""
+    if not isinstance(graph, UserItemGraph) or not graph.is_batch:
+        return user_id, item_id
+    assert graph.user_n_id is not None and graph.item_n_id is not None
+    return take(graph.user_n_id, user_id), take(graph.item_n_id, item_id)

@@ -59,6 +59,11 @@ def _inverse_norm(x: Tensor, length: float) -> Tensor:
                        0.0)
 
 
+def take(x: Tensor, index: Tensor | None) -> Tensor:
+    r"""Returns rows of a table; all of them where no index is given."""
+    return x if index is None else x.index_select(0, index)
+
+
 def add_rows_(out: Tensor, row: Tensor, x: Tensor) -> Tensor:
     r"""Adds :obj:`x` :math:`(n, d)` to the rows :obj:`row` :math:`(n)` of
     :obj:`out`, in place."""

@@ -19,7 +19,7 @@ from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train.history import History
 from torch_promptmm.train.loop import check_names, train
-from torch_promptmm.train.objective import RankingObjective
+from torch_promptmm.train.objective import OWN, RankingObjective
 from torch_promptmm.train.task import RankingTask
 from torch_promptmm.train.validation import METRIC, Validation, cut_off
 
@@ -36,6 +36,7 @@ def fit(
     warm_negatives: bool | None = None,
     l2: float | None = None,
     modality_weight: float | None = None,
+    user_weight: float | None = None,
     metric: str = METRIC,
     device: Any = None,
     edge_type: tuple[str, str, str] | None = None,
@@ -62,11 +63,12 @@ def fit(
         train_data (HeteroData): The training graph.
         val_data (HeteroData, optional): The validation graph.
             (default: :obj:`None`)
-        ranking_loss (str, optional): :obj:`"softmax"` or :obj:`"bpr"`.
+        ranking_loss (str, optional): :obj:`"softmax"`, :obj:`"bpr"`, or
+            :obj:`"own"`, for a model that has a loss of its own.
             (default: :obj:`"softmax"`)
         score (str, optional): :obj:`"cosine"` or :obj:`"dot"`. (default:
-            what the model needs, else :obj:`"cosine"` for the softmax and
-            :obj:`"dot"` for BPR)
+            what the model needs, else :obj:`"cosine"` for the softmax,
+            :obj:`"dot"` for BPR, and what suits a model's own loss)
         temperature (float, optional): Temperature of the softmax.
             (default: 0.2 for cosine, 1.0 for dot scores)
         num_negatives (int, optional): Shared negatives of the softmax.
@@ -74,9 +76,14 @@ def fit(
         warm_negatives (bool, optional): Draw negatives from items with an
             interaction only. (default: :obj:`False`)
         l2 (float, optional): L2 on the batch's rows before propagation, in
-            the loss. (default: 1e-3 for the softmax, 0.05 for BPR)
+            the loss. (default: 1e-3 for the softmax, 0.05 for BPR, 0 for a
+            model's own loss)
         modality_weight (float, optional): Weight of each modality's own
             ranking loss. (default: :obj:`0.0`)
+        user_weight (float, optional): With :math:`\alpha`, interactions are
+            drawn in proportion to :math:`\deg(u)^{-\alpha}`: with 1 as often
+            for each user, as the code of NGCF, LightGCN and others does;
+            with 0 each one once an epoch. (default: :obj:`0.0`)
         metric (str, optional): The metric that decides.
             (default: :obj:`"recall@20"`)
         device (torch.device, optional): Where to train. (default: where the
@@ -88,8 +95,9 @@ def fit(
         **kwargs (optional): Other arguments of
             :func:`~torch_promptmm.train.train`: :obj:`epochs`,
             :obj:`batch_size`, :obj:`lr` (default: 5e-3 for the softmax, 1e-2
-            for BPR), :obj:`patience`, :obj:`progress`, :obj:`logger`,
-            :obj:`checkpoint`, :obj:`resume`, ...
+            for BPR, 1e-3 for a model's own loss), :obj:`patience`,
+            :obj:`progress`, :obj:`logger`, :obj:`checkpoint`,
+            :obj:`resume`, ...
 
     Returns:
         The :class:`~torch_promptmm.train.History` of losses and metrics.
@@ -103,15 +111,17 @@ def fit(
         'warm_negatives': warm_negatives,
         'l2': l2,
         'modality_weight': modality_weight,
+        'user_weight': user_weight,
     }
     options = {
         'modality_weight': 0.0,
+        'user_weight': 0.0,
         **ranked.defaults,
         **{key: value for key, value in given.items() if value is not None},
         **kwargs,
     }
-    objective = _objective(ranked, options)
-    check_names(options.keys() - {'l2', 'modality_weight'})
+    objective = pop_objective(ranked, options)
+    check_names(options.keys() - {'l2', 'modality_weight', 'user_weight'})
     view = read_graph(train_data, edge_type, ranked.modalities or None,
                       need_features=bool(ranked.modalities))
     cut_off(metric, view.num_items)
@@ -131,7 +141,8 @@ def fit(
                                   view.num_items), supervision(view),
             known_interactions(view), objective,
             options.pop('l2', objective.default_l2),
-            options.pop('modality_weight'), ranked.prompt).to(device)
+            options.pop('modality_weight'), ranked.prompt,
+            options.pop('user_weight')).to(device)
     ranked.keep_score(objective.score)
     validate = None
     if val_view is not None and positives is not None:
@@ -141,12 +152,20 @@ def fit(
                  name=type(model).__name__, **options)
 
 
-def _objective(model: RankingModel,
-               options: dict[str, Any]) -> RankingObjective:
+def pop_objective(model: RankingModel,
+                  options: dict[str, Any]) -> RankingObjective:
+    r"""Takes what is of the ranking loss out of options, and returns it as
+    the model needs it.
+
+    Raises:
+        ValueError: If the model needs another score function.
+    """
     names = ('ranking_loss', 'score', 'temperature', 'num_negatives',
              'warm_negatives')
     chosen = {k: options.pop(k) for k in names if k in options}
-    needed = type(model).score
+    if chosen.get('ranking_loss') == OWN:
+        chosen.setdefault('score', model.own_score)
+    needed = model.needed_score
     if needed is not None and chosen.setdefault('score', needed) != needed:
         raise ValueError(f"'score' must be {needed!r} for "
                          f"'{type(model).__name__}' (got {chosen['score']!r})")

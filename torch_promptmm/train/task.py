@@ -29,6 +29,8 @@ from torch_promptmm.train.rows import (
 )
 
 Terms = dict[str, Tensor]
+# Entries of a history that are not a model's to name.
+_NAMES = ('epoch', 'loss', 'time', 'rank', 'l2', 'modality')
 
 
 class Task(torch.nn.Module):
@@ -106,6 +108,11 @@ class RankingTask(Task):
         \mathcal{L}_{\textrm{rank}}^m + \mathcal{L}_{\textrm{model}} +
         \frac{\kappa}{2B} \| \Theta \|^2_{\textrm{batch}}
 
+    :math:`\mathcal{L}_{\textrm{rank}}` is the objective's loss, or that of
+    the model (:meth:`RankingModel.own_loss()
+    <torch_promptmm.models.RankingModel.own_loss>`) where the objective is
+    :obj:`"own"`; :math:`\mathcal{L}_{\textrm{model}}` are its other terms.
+
     Args:
         model (torch.nn.Module): A
             :class:`~torch_promptmm.models.RankingModel`, or any module for
@@ -150,6 +157,10 @@ class RankingTask(Task):
         self.l2 = check_float('l2', l2)
         self.user_weight = check_float('user_weight', user_weight)
         self.modality_weight = check_float('modality_weight', modality_weight)
+        if objective.is_own and self.modality_weight > 0.0:
+            raise ValueError(f"'modality_weight' must be 0 with ranking_loss="
+                             f"'own', which is no loss of a modality (got "
+                             f"{self.modality_weight})")
         if self.l2 > 0.0 and _hides_tables(self.model):
             warnings.warn(
                 f"'model' ({type(model).__name__}) wraps a model whose L2 "
@@ -170,7 +181,8 @@ class RankingTask(Task):
                               num_ego)
         rows = ScoredRows(split_rows(out.user, out.item, batch), batch,
                           self.score)
-        terms = {'rank': self.objective(rows)}
+        terms = {'rank': self.model.own_loss(batch, out)
+                 if self.objective.is_own else self.objective(rows)}
         total = terms['rank']
         if self.l2 > 0.0:
             terms['l2'] = batch_l2(out, batch)
@@ -183,10 +195,7 @@ class RankingTask(Task):
                 for x_user, x_item in out.modalities.values()
             ]).sum()
             total = total + self.modality_weight * terms['modality']
-        for name, value in self.model.extra_loss(batch, out).items():
-            terms[name] = value
-            total = total + value
-        return total, terms
+        return add_extra_loss(total, terms, self.model, batch, out), terms
 
     def embeddings(
         self,
@@ -203,6 +212,24 @@ def batch_l2(output: ModelOutput, batch: Batch) -> Tensor:
     item = item[:num_ego_items(batch)]
     total = user.square().sum() + item.square().sum()
     return total / (2 * max(batch.user.numel(), 1))
+
+
+def add_extra_loss(total: Tensor, terms: Terms, model: RankingModel,
+                   batch: Any, output: ModelOutput) -> Tensor:
+    r"""Adds a model's own loss terms to the others, and returns the new
+    total.
+
+    Raises:
+        ValueError: If one has the name of another entry of the history.
+    """
+    for name, value in model.extra_loss(batch, output).items():
+        if name in terms or name in _NAMES:
+            raise ValueError(f"'extra_loss' of '{type(model).__name__}' must "
+                             f"give its term another name than {name!r}, "
+                             f"which the history has already")
+        terms[name] = value
+        total = total + value
+    return total
 
 
 def _hides_tables(model: RankingModel) -> bool:

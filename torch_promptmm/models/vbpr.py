@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import Adj
+
+from torch_promptmm.checks import check_bool, check_choice, check_int
+from torch_promptmm.data import InteractionData
+from torch_promptmm.models.base import (
+    ModelOutput,
+    RankingModel,
+    global_ids,
+    take,
+)
+from torch_promptmm.nn.functional import modality_key
+from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.item_features import ItemFeatures
+from torch_promptmm.nn.standard_linear import StandardLinear
+
+
+class VBPR(RankingModel):
+    r"""The model of `"VBPR: Visual Bayesian Personalized Ranking from
+    Implicit Feedback" <https://arxiv.org/abs/1510.01784>`_, for any number
+    of modalities,
+
+    .. math::
+        s(u, i) = \gamma_u^{\top} \gamma_i + \beta_i + \sum_{m \in
+        \mathcal{M}} \left( \theta_u^{\top} \mathbf{E}_m^{\top}
+        \hat{\mathbf{x}}^m_i + \beta_m^{\top} \hat{\mathbf{x}}^m_i \right),
+
+    with standardised features :math:`\hat{\mathbf{X}}_m`. Biases are one
+    more column: users are :math:`[\gamma_u \, \| \, \theta_u \, \| \, 1]`,
+    items :math:`[\gamma_i \, \| \, \sum_m \mathbf{E}_m^{\top}
+    \hat{\mathbf{x}}^m_i \, \| \, \beta_i + \sum_m \beta_m^{\top}
+    \hat{\mathbf{x}}^m_i]`, and scores dot products. It has
+    :math:`|\mathcal{U}| (d + d_v) + |\mathcal{I}| (d + 1) + \sum_m d_m (d_v
+    + 1)` parameters. The L2 term falls on :math:`\gamma`, :math:`\theta` and
+    :math:`\beta_i`, not on :math:`\mathbf{E}_m`, :math:`\beta_m` and the
+    column of ones.
+
+    A training step reads the features of the batch's items alone, each once.
+
+    Differs from published code in:
+
+    - features are standardised; there they are raw (`MMRec
+      <https://github.com/enoche/MMRec>`_), or divided by the largest value;
+      :obj:`standardize=False` takes them as they are;
+    - biases of items and of features are there, as in the paper; MMRec has
+      neither, but a bias of the linear map, which cancels;
+    - the difference of the features' biases is one number a row; in `cornac
+      <https://github.com/PreferredAI/cornac>`_ it is added to every row of a
+      batch;
+    - one weight for the L2 of all of these; cornac takes a tenth of it for
+      negatives;
+    - every user and every item is drawn (`DevilEEE/VBPR
+      <https://github.com/DevilEEE/VBPR>`_ never draws the last ones).
+
+    Args:
+        num_users (int): The number of users :math:`|\mathcal{U}|`.
+        num_items (int): The number of items :math:`|\mathcal{I}|`.
+        in_channels (dict): The width :math:`d_m` of each modality.
+        hidden_channels (int, optional): The width :math:`d` of
+            :math:`\gamma`. (default: :obj:`64`)
+        content_channels (int, optional): The width :math:`d_v` of
+            :math:`\theta`. (default: :obj:`hidden_channels`)
+        cold (str, optional): :obj:`"content"` lets items without an
+            interaction in the graph be what their features say, in training
+            and after; with :obj:`"all"` they keep :math:`\gamma_i` and
+            :math:`\beta_i`, which only being a negative has moved.
+            (default: :obj:`"all"`)
+        standardize (bool, optional): If :obj:`False`, features are taken as
+            they are. (default: :obj:`True`)
+
+    Shapes:
+        - **input:** a user-item graph, which only says which items are cold
+          and whose rows are returned
+        - **output:** user embeddings :math:`(|\mathcal{U}|, d + d_v + 1)`,
+          item embeddings :math:`(|\mathcal{I}|, d + d_v + 1)`, and those of
+          each modality, :math:`\theta_u` and :math:`\mathbf{E}_m^{\top}
+          \hat{\mathbf{x}}^m_i`, of width :math:`d_v`
+    """
+    item_features: ItemFeatures
+    needs_features = True
+    score = 'dot'
+    defaults = {'ranking_loss': 'bpr'}
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        in_channels: Mapping[str, int],
+        hidden_channels: int = 64,
+        content_channels: int | None = None,
+        cold: str = 'all',
+        standardize: bool = True,
+    ) -> None:
+        super().__init__(check_int('num_users', num_users, 1),
+                         check_int('num_items', num_items, 1),
+                         ItemFeatures(in_channels, num_items))
+        if content_channels is None:
+            content_channels = hidden_channels
+        self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
+        self.content_channels = check_int('content_channels',
+                                          content_channels, 1)
+        self.cold = check_choice('cold', cold, ('all', 'content'))
+        self.standardize = check_bool('standardize', standardize)
+        self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
+        self.user_content = torch.nn.Embedding(num_users, content_channels)
+        self.item_embedding = torch.nn.Embedding(num_items, hidden_channels)
+        self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
+        # The last column is the bias of the features.
+        self.maps = torch.nn.ModuleDict({
+            modality_key(name): StandardLinear(width, content_channels + 1)
+            for name, width in in_channels.items()
+        })
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module; statistics of the
+        features stay."""
+        for table in (self.user_embedding, self.user_content,
+                      self.item_embedding):
+            torch.nn.init.xavier_uniform_(table.weight)
+        torch.nn.init.zeros_(self.item_bias)
+        for name in self.modalities:
+            linear = self._map(name)
+            linear.reset_parameters()
+            torch.nn.init.zeros_(linear.weight.detach()[:, -1])
+
+    @property
+    def width(self) -> int:
+        return self.hidden_channels + self.content_channels + 1
+
+    def config(self) -> dict[str, Any]:
+        return {
+            'num_users': self.num_users,
+            'num_items': self.num_items,
+            'in_channels': self.item_features.in_channels,
+            'hidden_channels': self.hidden_channels,
+            'content_channels': self.content_channels,
+            'cold': self.cold,
+            'standardize': self.standardize,
+        }
+
+    def set_features(
+        self,
+        features: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        fit: bool = True,
+    ) -> None:
+        r"""Sets the raw features of all items.
+
+        Args:
+            features (dict): Features :math:`(|\mathcal{I}|, d_m)` of each
+                modality, in any floating-point type, on any device.
+            masks (dict, optional): For some modalities, True where the item
+                has it :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
+            fit (bool, optional): If :obj:`False`, their statistics stay as
+                they are. (default: :obj:`True`)
+        """
+        self.item_features.set(features, masks)
+        if fit and self.standardize:
+            for name, x in self.item_features.tensors.items():
+                self._map(name).fit_statistics(
+                    x, self.item_features.masks.get(name))
+
+    def give_features(self, view: InteractionData) -> None:
+        features, masks = self.select_features(view)
+        if not self.item_features.holds(features, masks):
+            self.set_features(features, masks, fit=not all(
+                self._map(name).has_statistics for name in self.modalities))
+
+    def _map(self, name: str) -> StandardLinear:
+        return self.maps[modality_key(name)]  # type: ignore
+
+    def forward(
+        self,
+        graph: Adj | UserItemGraph,
+        user_id: Tensor | None = None,
+        item_id: Tensor | None = None,
+    ) -> ModelOutput:
+        r"""Returns user and item embeddings and those of each modality.
+
+        Args:
+            graph (torch.Tensor or SparseTensor or UserItemGraph): The
+                user-item graph; of that of a batch, its rows are returned.
+            user_id (torch.Tensor, optional): Return these users only.
+                (default: :obj:`None`)
+            item_id (torch.Tensor, optional): Compute these items only.
+                (default: :obj:`None`)
+        """
+        user_id, item_id = global_ids(graph, user_id, item_id)
+        user = take(self.user_embedding.weight, user_id)
+        theta = take(self.user_content.weight, user_id)
+        item = take(self.item_embedding.weight, item_id)
+        bias = take(self.item_bias, item_id)
+        if self.cold == 'content':
+            graph = as_graph(graph, self.num_users, self.num_items,
+                             item.device, item.dtype)
+            warm = take(graph.item_user.crow.diff() > 0, item_id).view(-1, 1)
+            item, bias = item * warm, bias * warm
+
+        content = self._content(item_id)
+        total = torch.stack(list(content.values())).sum(dim=0)
+        split = self.content_channels
+        return ModelOutput(
+            torch.cat([user, theta, user.new_ones(user.size(0), 1)], dim=1),
+            torch.cat([item, total[:, :split], bias + total[:, split:]],
+                      dim=1),
+            {name: (theta, x[:, :split]) for name, x in content.items()},
+            ego=(torch.cat([user, theta], dim=1),
+                 torch.cat([item, bias], dim=1)))
+
+    def _content(self, item_id: Tensor | None) -> dict[str, Tensor]:
+        r"""Returns what features say of items, and their bias."""
+        back = None
+        if item_id is not None:  # A batch has many items more than once.
+            item_id, back = item_id.unique(return_inverse=True)
+        return {
+            name: take(self._map(name)(*self.item_features.rows(
+                name, item_id)), back)
+            for name in self.modalities
+        }
+
+    def __repr__(self) -> str:
+        return (f'{self.__class__.__name__}({self.num_users}, '
+                f'{self.num_items}, in_channels='
+                f'{self.item_features.in_channels}, '
+                f'hidden_channels={self.hidden_channels}, '
+                f'content_channels={self.content_channels}, '
+                f'cold={self.cold!r})')
