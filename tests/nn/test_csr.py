@@ -63,3 +63,9 @@ def test_is_a_pytree() -> None:
     assert back.shape == (NUM_USERS, NUM_ITEMS)
     assert torch.equal(dense(back), dense(matrix))
     assert pytree.treespec_loads(pytree.treespec_dumps(spec)) == spec
+
+
+def test_the_tensor_is_where_the_values_are() -> None:
+    matrix = to_graph(random_edges()).user_item
+    with torch.device('meta'):
+        assert matrix.tensor.device == matrix.value.device

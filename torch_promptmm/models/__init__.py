@@ -12,9 +12,11 @@ from torch_promptmm.models.door import (
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
 from torch_promptmm.models.gcn import GCN
+from torch_promptmm.models.grcn import GRCN
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.mf import MF
 from torch_promptmm.models.mlp import MLP
+from torch_promptmm.models.mmgcn import MMGCN
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
@@ -40,6 +42,8 @@ __all__ = classes = [
     'VBPR',
     'GCN',
     'MLP',
+    'MMGCN',
+    'GRCN',
     'MultimodalTeacher',
     'TeacherOutput',
     'CLCRec',
