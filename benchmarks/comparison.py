@@ -46,7 +46,7 @@ class Comparison:
         seeds, gap, _ = self.gaps.get(name, (0, 0.0, None))
         p = self.corrected.get(name)
         return [f'{gap:+.4f}' if seeds else '',
-                '' if p is None else f'{p:.2g}']
+                '' if p is None else '< 1e-99' if p < 1e-99 else f'{p:.2g}']
 
 
 def compared(header: Sequence[str],

@@ -75,8 +75,9 @@ def best_other(found: Comparison) -> str:
         return ''
     best = max(systems, key=found.test)
     gap, p = found.gap_cells(best)
+    p = p if not p or p.startswith('<') else f'= {p}'
     return (f'The best other system is {best} (R@20 {found.test(best):.4f}): '
-            f'{found.reference} {gap}' + (f', p = {p}' if p else '') + '.')
+            f'{found.reference} {gap}' + (f', p {p}' if p else '') + '.')
 
 
 def table(rows: Sequence[StudyRow], runs: Path, seeds: Iterable[int],
