@@ -2,9 +2,9 @@
 runs of systems, teachers and students, and the loop over all runs.
 
 A run (a row and a seed on a dataset) is kept under ``--runs`` as soon as it
-is done, by the name of its row and a hash of all its arguments: a command
-resumes where it stopped, scripts share their runs, and other arguments are
-other runs. Epochs are chosen on validation, test is read once, at the end.
+is done, by a hash of all its arguments: a command resumes where it stopped,
+scripts share their runs, and other arguments are other runs. Epochs are chosen
+on validation, test is read once, at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from _markdown import write_output
-from _seed_runs import SeedRuns, Splits, Trained, count
+from _seed_runs import Keyed, SeedRuns, Splits, Trained, count
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from systems import SYSTEMS, System, by_lists
@@ -34,7 +34,6 @@ from tqdm.auto import tqdm
 from torch_promptmm import PromptMMDistiller, datasets
 from torch_promptmm.datasets import InteractionFolder, SyntheticMultimodal
 from torch_promptmm.datasets.synthetic import PRESETS
-from torch_promptmm.distill import Settings
 from torch_promptmm.evaluate import evaluate
 from torch_promptmm.files import atomic_path
 from torch_promptmm.models import RankingModel
@@ -73,13 +72,14 @@ class StudyRow:
 
     @property
     def key(self) -> str:
-        """The name, for people, and a hash of all that makes the run."""
+        """What it is, for people, and a hash of all that makes the run. Rows
+        of other names that are trained alike share their runs."""
         own = asdict(self)
         own['teachers'] = [x.key for x in self.teachers]
         del own['name']
         text = json.dumps(own, sort_keys=True)
-        name = ''.join(c if c.isalnum() else '-' for c in self.name)
-        return f'{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}'
+        return (f'{self.kind}-{self.what}-'
+                f'{hashlib.sha256(text.encode()).hexdigest()[:10]}')
 
 
 def load_dataset(name: str) -> Splits:
@@ -111,15 +111,7 @@ class StudyRuns(SeedRuns):
 
     def loop(self, row: StudyRow) -> dict[str, Any]:
         """The arguments of the training of a row."""
-        out = {**self.fit, **row.fit}
-        if row.kind == 'student' and by_lists(row.what):
-            # Batches of users have an optimiser and epochs of their own.
-            settings = Settings.preset(row.what, **row.build)
-            names = ('seed', 'progress', 'threads', 'device', 'epochs')
-            out = {k: v for k, v in out.items() if k in names}
-            most = settings.list_epochs
-            out['epochs'] = min(out.get('epochs', most), most)
-        return out
+        return {**self.fit, **row.fit}
 
     # Each of these returns what was trained, and its history.
 
@@ -135,9 +127,15 @@ class StudyRuns(SeedRuns):
 
     def fit_student(self,
                     row: StudyRow) -> tuple[PromptMMDistiller, History]:
-        distiller = self.build_student(row)
-        return distiller, distiller.fit_student(self.train, self.val,
-                                                **self.loop(row))
+        distiller, loop = self.build_student(row), self.loop(row)
+        if len(row.teachers) > 1:  # They are trained; their weights are not.
+            distiller.fit_teacher(self.train, self.val, **self.fit)
+        settings = distiller.settings
+        if settings.knowledge == 'lists':
+            # Batches of users have an optimiser and epochs of their own.
+            loop = {**self.fit, 'epochs': min(loop['epochs'],
+                                              settings.list_epochs)}
+        return distiller, distiller.fit_student(self.train, self.val, **loop)
 
     def build_system(self, row: StudyRow) -> RankingModel:
         cls = SYSTEMS[row.what].cls
@@ -172,7 +170,8 @@ class StudyRuns(SeedRuns):
         with safe_open(path, 'pt') as file:
             kept = file.metadata()
         model.load_state_dict(load_file(path), strict=False)
-        model.keep_score(kept['score'])
+        # Marks it as what the training has marked it.
+        fit(model, self.train, **{**self.loop(row), 'epochs': 0})
         model.eval()
         found = evaluate(model, self.val, 20)['recall@20']
         if abs(found - float(kept['val'])) > 1e-4:
@@ -190,19 +189,23 @@ class StudyRuns(SeedRuns):
             save_file({k: v.clone().contiguous()
                        for k, v in model.state_dict().items()
                        if v.layout == torch.strided}, temporary,
-                      {'score': str(model.score), 'val': str(record['val'])})
+                      {'val': str(record['val'])})
         return Trained(record, out.user_emb, out.item_emb, count(model))
 
     def _teacher(self, row: StudyRow) -> Trained:
         distiller, history = self.fit_teacher(row)
-        distiller.save(self.path(row, 'safetensors'))
+        self._save(distiller, row)
         return Trained(study_summary(history),
                        *distiller.embeddings('teacher'),
                        count(distiller.teacher, distiller.prompt))
 
+    def _save(self, distiller: PromptMMDistiller, row: StudyRow) -> None:
+        # The tables of an ensemble are as wide as its content.
+        distiller.save(self.path(row, 'safetensors'), teacher_tables='none')
+
     def _student(self, row: StudyRow) -> Trained:
         distiller, history = self.fit_student(row)
-        distiller.save(self.path(row, 'safetensors'))
+        self._save(distiller, row)
         teachers = [json.loads(self.path(x).read_text())
                     for x in row.teachers]
         return Trained({
@@ -287,6 +290,8 @@ def shared_settings(setting: str,
     if teacher.kind == 'system':
         cls = SYSTEMS[teacher.what].cls
         given = {**getattr(cls, 'defaults', {}), **teacher.fit}
+        if given.get('ranking_loss') == 'own':
+            given = {'score': getattr(cls, 'own_score', 'dot')}
         if getattr(cls, 'score', None) is not None:
             given['score'] = cls.score
     return {k: v for k, v in given.items() if k in SHARED}
@@ -336,8 +341,8 @@ def distilled_rows(specs: Iterable[str], args: argparse.Namespace,
 
 # Options.
 
-def options(doc: str | None, runs: str = 'runs/study',
-            seeds: int = 5) -> argparse.ArgumentParser:
+def options(doc: str | None, seeds: int = 5,
+            epochs: int = 200) -> argparse.ArgumentParser:
     """The options that all tables and figures have."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawTextHelpFormatter)
@@ -347,7 +352,7 @@ def options(doc: str | None, runs: str = 'runs/study',
         'such as small, or a dataset and its folder such as TikTok:data')
     add('--modalities', nargs='+', help='(default: all)')
     add('--seeds', type=int, help=f'(default: {seeds}; --quick: 2)')
-    add('--epochs', type=int, help='at most (default: 200; --quick: 3)')
+    add('--epochs', type=int, help=f'at most (default: {epochs}; --quick: 3)')
     add('--patience', type=int, default=20)
     add('--eval-every', type=int, default=1)
     add('--hidden-channels', type=int,
@@ -357,21 +362,22 @@ def options(doc: str | None, runs: str = 'runs/study',
         help='processes at a time, of one thread each where there are several')
     add('--quick', action='store_true',
         help='few epochs, seeds and columns, to see that it works')
-    add('--runs', default=runs, help=f'where runs are kept (default: {runs})')
+    add('--runs', default='runs/study',
+        help='where runs are kept (default: runs/study)')
     add('--table-only', action='store_true',
         help='print what is done already')
     add('--output', help='a Markdown file for what is printed')
-    parser.set_defaults(default_seeds=seeds)
+    parser.set_defaults(usual={'seeds': seeds, 'epochs': epochs})
     return parser
 
 
 def finish(args: argparse.Namespace) -> argparse.Namespace:
     """Fills in what depends on ``--quick``."""
-    for name, usual, quick in (('seeds', args.default_seeds, 2),
-                               ('epochs', 200, 3),
-                               ('hidden_channels', 64, 16)):
+    usual = {**args.usual, 'hidden_channels': 64}
+    small = {'seeds': 2, 'epochs': 3, 'hidden_channels': 16}
+    for name in usual:
         if getattr(args, name) is None:
-            setattr(args, name, quick if args.quick else usual)
+            setattr(args, name, (small if args.quick else usual)[name])
     return args
 
 
@@ -456,21 +462,26 @@ def work(dataset: str, fit: dict[str, Any], runs: str, row: StudyRow,
     """Makes one run."""
     if threads is not None:
         torch.set_num_threads(threads)
-    all_runs = StudyRuns(cached_dataset(dataset), fit, Path(runs), seed)
-    note = all_runs.path(row, 'failed')
+    return attempt(StudyRuns(cached_dataset(dataset), fit, Path(runs), seed),
+                   row)
+
+
+def attempt(runs: SeedRuns, row: Any) -> str:
+    """Makes one run, or leaves a note that says why not."""
+    note, what = runs.path(row, 'failed'), f'seed {runs.seed}: {row.name}'
     try:
-        all_runs.run(row)
+        runs.run(row)
     except Exception as error:  # A system that fails is a row that says so.
         message = f'{type(error).__name__}: {first_line(error)}'
         with atomic_path(note) as temporary:
             temporary.write_text(f'{message}\n\n{traceback.format_exc()}')
-        return f'seed {seed}: {row.name} failed: {message}'
+        return f'{what} failed: {message}'
     note.unlink(missing_ok=True)
-    return f'seed {seed}: {row.name}'
+    return what
 
 
-def failures(rows: Iterable[StudyRow], runs: Path,
-             seeds: Iterable[int]) -> dict[str, str]:
+def failures(rows: Iterable[Keyed], runs: Path,
+             seeds: Iterable[int | str]) -> dict[str, str]:
     """The message of the first failure of each row that has one and no run
     in its place."""
     out: dict[str, str] = {}

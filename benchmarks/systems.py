@@ -52,13 +52,20 @@ RANKING: Space = {
     **OPTIMISER,
     'fit.temperature': Choice((0.1, 0.15, 0.2, 0.25, 0.3), SOFTMAX),
     'fit.num_negatives': Choice((512, 1024), SOFTMAX),
+    # Interactions as they are, or each user as often as another one.
+    'fit.user_weight': Choice((0.0, 0.5, 1.0)),
 }
 # A bias makes a cosine meaningless: dot products have a wider spread.
 RANKING_DOT: Space = {
     **RANKING,
     'fit.temperature': Choice((0.5, 1.0, 2.0), SOFTMAX),
 }
-LAYERS = Choice((1, 2, 3))
+# Of systems with a loss in the place of a ranking loss.
+OWN: Space = {
+    **RANKING,
+    'fit.ranking_loss': Choice(('own', 'bpr', 'softmax')),
+}
+LAYERS, NEIGHBORS = Choice((1, 2, 3)), Choice((5, 10, 20))
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,12 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {system.name: system for system in (
-    System('MF', 'MF', False, RANKING_DOT),
+    System('MF', 'MF', False),
     System('NGCF', 'NGCF', False, {
         **RANKING,
         'model.num_layers': LAYERS,
         'model.dropout': Choice((0.0, 0.1, 0.2, 0.4)),
+        'model.node_dropout': Choice((0.0, 0.1)),
     }),
     System('LightGCN', 'LightGCN', False, {
         **RANKING,
@@ -101,19 +109,22 @@ SYSTEMS: dict[str, System] = {system.name: system for system in (
     System('MMGCN', 'MMGCN', True, {
         **RANKING,
         'model.num_layers': LAYERS,
+        'model.combine': Choice(('concat', 'add')),
     }),
     System('GRCN', 'GRCN', True, {
         **RANKING,
         'model.num_routing': LAYERS,
+        'model.num_layers': Choice((1, 2)),
     }),
     System('CLCRec', 'CLCRec', True, {
-        **RANKING,
+        **OWN,
         'model.content_weight': Choice((0.3, 0.5, 0.7, 0.9)),
         'model.hybrid': Choice((0.3, 0.5, 0.7)),
         'model.temperature': Choice((0.2, 0.5, 1.0, 2.0)),
+        'model.norm_weight': Choice((1e-3, 1e-2, 1e-1)),
     }),
     System('SLMRec', 'SLMRec', True, {
-        **RANKING,
+        **OWN,
         'model.num_layers': LAYERS,
         'model.ssl_weight': Choice((0.01, 0.05, 0.1, 0.5, 1.0)),
         'model.ssl_temperature': Choice((0.1, 0.2, 0.5, 1.0)),
@@ -121,37 +132,41 @@ SYSTEMS: dict[str, System] = {system.name: system for system in (
     System('LATTICE', 'LATTICE', True, {
         **RANKING,
         'model.num_layers': LAYERS,
-        'model.k': Choice((5, 10, 20)),
+        'model.k': NEIGHBORS,
+        'model.feature_weight': Choice((0.5, 0.7, 0.9)),
     }),
     System('FREEDOM', 'FREEDOM', True, {
         **RANKING,
         'model.num_layers': LAYERS,
-        'model.edge_drop': Choice((0.0, 0.2, 0.8, 0.9)),
-        'model.modality_weight': Choice((0.0, 1e-5, 1e-4, 1e-3)),
+        'model.k': NEIGHBORS,
+        'model.edge_keep': Choice((0.1, 0.2, 0.5, 1.0)),
+        'fit.modality_weight': Choice((0.0, 1e-5, 1e-4, 1e-3)),
     }),
     System('MGCN', 'MGCN', True, {
         **RANKING,
         'model.num_layers': LAYERS,
+        'model.k': NEIGHBORS,
         'model.contrast_weight': Choice((0.001, 0.01, 0.1)),
     }),
     System('BM3', 'BM3', True, {
-        **OPTIMISER,
+        **OWN,
         'model.num_layers': Choice((1, 2)),
         'model.dropout': Choice((0.3, 0.5)),
+        'model.content_weight': Choice((0.5, 1.0, 2.0)),
     }),
 )}
 
 
 def _settings(space: Space) -> Space:
     """The same search for a distiller, whose settings are all arguments of
-    its `from_data`."""
+    its `from_data`, and which draws interactions as they are."""
     def renamed(name: str) -> str:
         return name.replace('fit.', 'model.')
 
     return {
         renamed(name): replace(each, when=each.when and (
             renamed(each.when[0]), each.when[1]))
-        for name, each in space.items()
+        for name, each in space.items() if name != 'fit.user_weight'
     }
 
 

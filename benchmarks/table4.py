@@ -21,14 +21,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from _markdown import markdown
 from _seed_runs import METRICS
+from comparison import Comparison, compared
 from study import (
     TEACHER,
     StudyRow,
     dataset_name,
     distilled_rows,
-    failures,
     finish,
     options,
     report,
@@ -37,12 +36,12 @@ from study import (
     system_row,
 )
 from systems import SYSTEMS, resolve
-from tables import Results, holm, spread
+from tables import spread
 from tune import best_of
 
 HEADER = ['system', 'seeds', 'validation R@20', 'R@20', 'N@20', 'R@50',
           'N@50', 'parameters', 's per epoch', 'epoch', 's to the best',
-          'R@20 of {}', 'p (Holm)']
+          'R@20 of {} less it', 'p (Holm)']
 
 
 def rows_of(args: argparse.Namespace, dataset: str) -> list[StudyRow]:
@@ -54,91 +53,41 @@ def rows_of(args: argparse.Namespace, dataset: str) -> list[StudyRow]:
     return rows + distilled_rows(args.students, args, tuned)
 
 
-class Comparison:
-    """The rows of a table beside one of them, the reference.
+def cells(found: Comparison, name: str) -> list[str]:
+    """A line of the table."""
+    got = found.records[name]
+    seconds = np.mean([x['best_seconds'] + x.get('teacher_seconds', 0.0)
+                       for x in got])
+    return [
+        name, str(len(got)), spread(got, 'val'),
+        *(spread(got, metric) for metric in METRICS),
+        f"{got[0]['parameters']:,}",
+        f"{np.median([x['epoch_seconds'] for x in got]):.3g}",
+        f"{np.median([x['best_epoch'] for x in got]):.0f}",
+        f'{seconds:.3g}', *found.gap_cells(name),
+    ]
 
-    Args:
-        rows: All rows.
-        runs: Where their runs are.
-        seeds: Their seeds.
-        against: The name of the reference (default: the student that is best
-            on validation, else the best row on validation).
-    """
-    def __init__(self, rows: Sequence[StudyRow], runs: Path,
-                 seeds: Iterable[int], against: str | None = None) -> None:
-        self.results = Results(rows, runs, seeds)
-        self.records = self.results.records
-        self.rows = {row.name: row for row in self.results.rows}
-        if against is not None and against not in self.rows:
-            raise SystemExit(f'No row with a run is called {against!r}; '
-                             f'there are {", ".join(self.rows)}')
-        students = [x for x, row in self.rows.items()
-                    if row.kind == 'student']
-        self.reference = against or max(students or self.rows,
-                                        key=self.validation, default='')
-        self.gaps = {name: self.results.difference(self.reference, name)
-                     for name in self.rows if name != self.reference}
-        self.corrected = holm({name: p for name, (_, _, p)
-                               in self.gaps.items() if p is not None})
 
-    def validation(self, name: str) -> float:
-        return float(np.mean([x['val'] for x in self.records[name]]))
-
-    def test(self, name: str) -> float:
-        return float(np.mean([x['recall@20'] for x in self.records[name]]))
-
-    def cells(self, name: str) -> list[str]:
-        got = self.records[name]
-        seeds, gap, _ = self.gaps.get(name, (0, 0.0, None))
-        p = self.corrected.get(name)
-        seconds = np.mean([x['best_seconds'] + x.get('teacher_seconds', 0.0)
-                           for x in got])
-        return [
-            name, str(len(got)), spread(got, 'val'),
-            *(spread(got, metric) for metric in METRICS),
-            f"{got[0]['parameters']:,}",
-            f"{np.median([x['epoch_seconds'] for x in got]):.3g}",
-            f"{np.median([x['best_epoch'] for x in got]):.0f}",
-            f'{seconds:.3g}', f'{gap:+.4f}' if seeds else '',
-            '' if p is None else f'{p:.2g}',
-        ]
-
-    def best_other(self) -> str:
-        """A line on the best row beside the reference and the teachers that
-        it may be a student of; the best on test, which is the hardest."""
-        others = [x for x in self.gaps if self.rows[x].kind == 'system']
-        if not others:
-            return ''
-        best = max(others, key=self.test)
-        p = self.corrected.get(best)
-        return (f'The best other system is {best} (R@20 '
-                f'{self.test(best):.4f}): {self.reference} '
-                f'{self.gaps[best][1]:+.4f}' +
-                ('' if p is None else f', p = {p:.2g}') + '.')
+def best_other(found: Comparison) -> str:
+    """A line on the best system, the best on test, which is the hardest."""
+    systems = [x for x in found.gaps if found.rows[x].kind == 'system']
+    if not systems:
+        return ''
+    best = max(systems, key=found.test)
+    gap, p = found.gap_cells(best)
+    p = p if not p or p.startswith('<') else f'= {p}'
+    return (f'The best other system is {best} (R@20 {found.test(best):.4f}): '
+            f'{found.reference} {gap}' + (f', p {p}' if p else '') + '.')
 
 
 def table(rows: Sequence[StudyRow], runs: Path, seeds: Iterable[int],
           against: str | None = None) -> str:
-    """All runs that are done, in Markdown, and what failed."""
-    seeds = list(seeds)
-    found = Comparison(rows, runs, seeds, against)
-    failed = failures(rows, runs, seeds)
-    lines = []
-    for row in rows:
-        if row.name in found.rows:
-            lines.append(found.cells(row.name))
-        elif row.name in failed:
-            lines.append([row.name, '0', f'failed: {failed[row.name]}',
-                          *[''] * (len(HEADER) - 3)])
-    header = [x.format(found.reference) + ' less it' if '{}' in x else x
-              for x in HEADER]
-    notes = [found.best_other()] + [
-        f'{name}: a seed failed: {message}'
-        for name, message in failed.items() if name in found.rows]
+    text, found = compared(HEADER, cells, rows, runs, seeds, against)
+    notes = [best_other(found)]
     if any(row.kind == 'student' for row in found.rows.values()):
         notes.append('The seconds to the best epoch of a student are with '
                      'those of its teachers.')
-    return '\n\n'.join([markdown(header, lines), *filter(None, notes)])
+    return '\n\n'.join([text, *filter(None, notes)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -161,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = []
     for dataset in args.datasets:
         rows = rows_of(args, dataset)
+        names = [row.name for row in rows]
+        if args.against not in (None, *names):
+            parser.error(f'no row is called {args.against!r}; there are '
+                         f'{", ".join(names)}')
         run_all(args, dataset, rows)
         texts.append(f'### {dataset_name(dataset)}\n\n' + table(
             rows, runs_of(args, dataset), range(args.seeds), args.against))

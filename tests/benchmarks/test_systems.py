@@ -53,8 +53,8 @@ def test_every_system_is_searched_over_the_same_losses(
     for system in systems.SYSTEMS.values():
         for name in ('fit.lr', 'fit.l2'):
             assert system.space[name] == systems.RANKING[name]
-        loss = system.space.get('fit.ranking_loss')
-        assert loss in (None, systems.RANKING['fit.ranking_loss'])
+        *own, bpr, softmax = system.space['fit.ranking_loss'].values
+        assert (bpr, softmax) == ('bpr', 'softmax') and own in ([], ['own'])
 
 
 def test_unknown_system(script: Callable[[str], ModuleType]) -> None:

@@ -9,19 +9,22 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from printed import table_of, written
 from scipy.stats import ttest_rel
-
-from tests.benchmarks.conftest import table_of, written
 
 Script = Callable[[str], ModuleType]
 METRICS = ('recall@20', 'ndcg@20', 'recall@50', 'ndcg@50')
 
 
+ROWS = {'LightGCN': 'system-LightGCN',
+        'PromptMM teacher': 'teacher-default',
+        'PromptMM student': 'student-default',
+        'PromptMM student (of LightGCN, content)': 'student-content'}
+
+
 def paths(folder: Path, row: str, suffix: str) -> list[Path]:
     """The files of a row's runs, in the order of their seeds."""
-    name = ''.join(c if c.isalnum() else '-' for c in row)
-    hashed = '[0-9a-f]' * 10
-    return sorted(folder.glob(f'{name}-{hashed}.*.{suffix}'),
+    return sorted(folder.glob(f'{ROWS[row]}-*.{suffix}'),
                   key=lambda path: int(path.suffixes[0][1:]))
 
 
@@ -40,10 +43,8 @@ def test_numbers_are_those_of_the_runs(
     out = capsys.readouterr().out
     rows = table_of(out)
     folder = tmp_path / 'runs/tiny'
-    names = ['LightGCN', 'PromptMM teacher', 'PromptMM student',
-             'PromptMM student (of LightGCN, content)']
-    assert set(rows) == {'', *names}
-    for row in names:
+    assert set(rows) == {'', *ROWS}
+    for row in ROWS:
         got = [json.loads(x.read_text()) for x in paths(folder, row, 'json')]
         assert rows[row][0] == '2' and len(got) == 2
         for cell, name in zip(rows[row][1:6], ('val', *METRICS),
@@ -55,14 +56,14 @@ def test_numbers_are_those_of_the_runs(
     assert rows['LightGCN'][6] == f'{(60 + 50) * 8:,}'
 
     # The difference to the best student, and its p-value.
-    student = max(names[2:],
+    student = max(list(ROWS)[2:],
                   key=lambda row: float(rows[row][1].split()[0]))
     assert rows[''][-2] == f'R@20 of {student} less it'
     assert rows[student][-2:] == ['', '']
     best, other = recalls(folder, student), recalls(folder, 'LightGCN')
     assert rows['LightGCN'][-2] == f'{best.mean() - other.mean():+.4f}'
     raw = {row: ttest_rel(best, recalls(folder, row)).pvalue
-           for row in names if row != student}
+           for row in ROWS if row != student}
     for row, p in script('tables').holm(raw).items():
         assert rows[row][-1] == f'{p:.2g}'
     assert 'The best other system is LightGCN' in out
@@ -77,7 +78,7 @@ def test_numbers_are_those_of_the_runs(
     assert table_of(again) == rows and 'seed 0' not in again
 
     # What is missing is run again, to the same end.
-    lost = next(folder.glob('LightGCN-*.1.json'))
+    lost = next(folder.glob('system-LightGCN-*.1.json'))
     lost.unlink()
     main(args[:-2])
     changed = {x for x, time in written(tmp_path / 'runs').items()
@@ -89,7 +90,7 @@ def test_numbers_are_those_of_the_runs(
 
     # Other arguments are other runs.
     main([*args[:-2], '--epochs', '1', '--students'])
-    assert len(list(folder.glob('LightGCN-*.json'))) == 4
+    assert len(list(folder.glob('system-LightGCN-*.json'))) == 4
 
 
 def test_a_system_that_fails_is_a_row_that_says_so(
@@ -114,7 +115,7 @@ def test_a_system_that_fails_is_a_row_that_says_so(
     assert rows['PromptMM student (of Broken, content)'][1] == (
         'failed: LookupError: Broken has no run of seed 0')
     assert rows['LightGCN'][0] == '1' and 'Absent' not in rows
-    note, = (tmp_path / 'runs').rglob('Broken-*.0.failed')
+    note, = (tmp_path / 'runs').rglob('system-Broken-*.0.failed')
     assert 'Traceback' in note.read_text()
 
     # It is tried again, and the note goes when it works.
@@ -155,7 +156,7 @@ def test_weights_that_are_not_all_there_are_found_out(
     weights = load_file(path)
     assert all(weights[k].equal(v) for k, v in model.state_dict().items())
     save_file({'item_embedding.weight': -weights['item_embedding.weight']},
-              path, {'score': 'cosine', 'val': '0.9'})
+              path, {'val': '0.9'})
     with pytest.raises(RuntimeError, match='not all that it learns'):
         runs.load(row)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from tests.benchmarks.conftest import table_of
+from printed import table_of
 
 Script = Callable[[str], ModuleType]
 
