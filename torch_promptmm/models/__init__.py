@@ -11,8 +11,12 @@ from torch_promptmm.models.door import (
     embed,
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
+from torch_promptmm.models.freedom import FREEDOM
+from torch_promptmm.models.item_graph_model import ItemGraphModel
+from torch_promptmm.models.lattice import LATTICE
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.mf import MF
+from torch_promptmm.models.mgcn import MGCN
 from torch_promptmm.models.multimodal_teacher import (
     MultimodalTeacher,
     TeacherOutput,
@@ -35,6 +39,10 @@ __all__ = classes = [
     'LightGCN',
     'LightGCNStudent',
     'VBPR',
+    'ItemGraphModel',
+    'LATTICE',
+    'FREEDOM',
+    'MGCN',
     'MultimodalTeacher',
     'TeacherOutput',
     'CLCRec',
