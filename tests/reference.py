@@ -50,6 +50,19 @@ def standardise(x: Array, mask: Array | None = None) -> Array:
     return np.where(mask[:, None] & ~constant, out, 0.0)
 
 
+def scaled(x: Array, scaling: str, mask: Array | None = None) -> Array:
+    """Raw, standardised or, by ZCA with a shrinkage of a tenth, whitened."""
+    if scaling == 'raw':
+        return x if mask is None else x * mask[:, None]
+    z = standardise(x, mask)
+    if scaling == 'standardize':
+        return z
+    count = len(x) if mask is None else mask.sum()
+    value, vector = np.linalg.eigh(0.9 * z.T @ z / count +
+                                   0.1 * np.eye(z.shape[1]))
+    return z @ (vector * value**-0.5) @ vector.T
+
+
 def whitened(x: Array, channels: int, mask: Array | None = None) -> Array:
     """Principal components of unit variance, by an SVD of the standardised
     rows, padded by zero columns. The largest loading of each is positive.

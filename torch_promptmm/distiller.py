@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.checks import check_path
+from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.data import read_graph
 from torch_promptmm.distill import Parts, Settings
 from torch_promptmm.distill.build import (
     build_models,
     build_projections,
+    check_settings,
     checked_parts,
     reset_parameters,
 )
@@ -28,6 +29,7 @@ from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.serve import Recommender
 from torch_promptmm.serve.distiller_file import (
+    TABLES,
     DistillerParts,
     read_distiller,
     write_distiller,
@@ -76,6 +78,7 @@ class PromptMMDistiller(torch.nn.Module):
         super().__init__()
         settings = Settings.preset(setting, **kwargs)
         model, prompt = checked_parts(teacher, student, prompt)
+        check_settings(model, settings)
         self.teacher, self.student, self.prompt = teacher, student, prompt
         self.projections = build_projections(model, student, settings)
         self.settings, self.objective = settings, settings.objective()
@@ -256,20 +259,33 @@ class PromptMMDistiller(torch.nn.Module):
         return self._training.evaluate(data, k, model, batch_size=batch_size,
                                        per_user=per_user, metrics=metrics)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike,
+             teacher_tables: str = 'full') -> None:
         r"""Saves the distiller in one file, all of it or nothing: student,
         teacher, prompt, known interactions and the final embeddings of both
-        models (of an ensemble as wide as its content), no raw feature."""
+        models, no raw feature.
+
+        Args:
+            path (str): The file.
+            teacher_tables (str, optional): The teacher's final embeddings,
+                which are as wide as its content where it is an ensemble:
+                :obj:`"full"`, :obj:`"half"` for half precision, or
+                :obj:`"none"`, with which a loaded teacher needs the data
+                before it ranks. (default: :obj:`"full"`)
+        """
         check_path('path', path)
+        check_choice('teacher_tables', teacher_tables, TABLES)
         training = self._training
         seen, models = training.require_seen('save'), ['student']
-        if self.teacher is not None or training.saved is not None:
+        if teacher_tables != 'none' and (self.teacher is not None
+                                         or training.saved is not None):
             models.append('teacher')
         write_distiller(path, DistillerParts(
             self.teacher, self.student, self.prompt, self.projections,
             self.settings.to_dict(), self.edge_type, self.modalities, seen,
             {model: self.embeddings(model) for model in models},
-            training.teacher_state, training.started))
+            training.teacher_state, training.started),
+            teacher_tables)
 
     @classmethod
     def load(cls, path: str | os.PathLike,

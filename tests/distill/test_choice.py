@@ -30,61 +30,127 @@ def make(num_members: int = 2, **kwargs) -> Ensemble:
 
 
 def recall(model: Ensemble, fusion: Fusion, k: int,
-           positives: torch.Tensor = POSITIVES) -> float:
+           positives: torch.Tensor = POSITIVES,
+           metric: str = 'recall') -> float:
     model.fusion = fusion
     return evaluate_embeddings(*embed(model, GRAPH, 'dot'), positives, KNOWN,
-                               k)[f'recall@{k}']
+                               k, metrics=(metric, ))[f'{metric}@{k}']
 
 
 def first_best(model: Ensemble, candidates: Iterable[Fusion], k: int,
-               positives: torch.Tensor) -> Fusion:
+               positives: torch.Tensor, metric: str) -> Fusion:
     best, out = -1.0, Fusion()
     for fusion in candidates:
-        value = recall(model, fusion, k, positives)
+        value = recall(model, fusion, k, positives, metric)
         if value > best + 1e-9:
             best, out = value, fusion
     return out
 
 
-def brute_force(model: Ensemble, k: int, positives: torch.Tensor) -> Fusion:
-    names = model.modalities
-    start = Fusion(dict.fromkeys(names, 0.0),
+def brute_force(model: Ensemble, k: int, positives: torch.Tensor,
+                metric: str = 'recall') -> Fusion:
+    names, run = model.content_modalities, (k, positives, metric)
+    standard = dict.fromkeys(names, 'standardize')
+    start = Fusion(dict.fromkeys(names, 0.0), scaling=standard,
                    cold_weight=1.25 if names else 1.0)
     weights = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0) if names else (0.0, )
     best = first_best(model, [
         replace(start, popularity=rho, weights=dict.fromkeys(names, weight))
-        for weight in weights for rho in (0.0, 0.1, 0.2, 0.3)], k, positives)
+        for weight in weights for rho in (0.0, 0.1, 0.2, 0.3)], *run)
     for name in names if len(names) > 1 else ():
         best = first_best(model, [best, *(
             replace(best, weights={**best.weights, name: weight})
-            for weight in weights)], k, positives)
+            for weight in weights)], *run)
+    for name in names:
+        for scaling in ('raw', 'whiten'):
+            best = first_best(model, [best, *(
+                replace(best, weights={**best.weights, name: weight},
+                        scaling={**best.scaling, name: scaling})
+                for weight in weights[1:])], *run)
     if len(model.members) > 1:
         best = first_best(model, [best, *(
             replace(best, rank=rank, whole=whole, popularity=rho)
             for rank in (24, 32, 48) for whole in (0.25, 0.5, 1.0)
-            for rho in (0.0, 0.1, 0.2))], k, positives)
+            for rho in (0.0, 0.1, 0.2))], *run)
     if names:
         best = first_best(model, [best, *(
             replace(best, cold_weight=kappa)
-            for kappa in (0.5, 0.75, 1.0, 1.25, 1.5, 2.0))], k, positives)
+            for kappa in (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0))], *run)
     return best
 
 
-@pytest.mark.parametrize('kwargs', [
-    {'num_members': 1}, {'num_members': 3},
-    {'num_members': 1, 'modalities': ['visual']},
-    {'num_members': 2, 'use_content': False}])
-def test_equals_brute_force(kwargs) -> None:
+@pytest.mark.parametrize('metric, kwargs', [
+    ('recall', {'num_members': 1}), ('recall', {'num_members': 3}),
+    ('ndcg', {'num_members': 2}),
+    ('mrr', {'num_members': 1, 'modalities': ['visual']}),
+    ('recall', {'num_members': 2, 'use_content': False})])
+def test_equals_brute_force(metric: str, kwargs) -> None:
     model = make(**kwargs)
-    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, k=7)
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN,
+                                  f'{metric}@7')
     assert model.fusion == fusion
-    assert value == pytest.approx(recall(model, fusion, 7), abs=1e-6)
-    assert fusion == brute_force(model, 7, POSITIVES)
+    assert value == pytest.approx(recall(model, fusion, 7, metric=metric),
+                                  abs=1e-6)
+    assert fusion == brute_force(model, 7, POSITIVES, metric)
     # Something was to be chosen, and it was worth it.
-    start = Fusion(dict.fromkeys(model.modalities, 0.0))
-    assert fusion != start and value > recall(model, start, 7)
-    if model.modalities:
+    start = Fusion(dict.fromkeys(model.content_modalities, 0.0))
+    assert fusion != start and value > recall(model, start, 7, metric=metric)
+    if model.content_modalities:
         assert max(fusion.weights.values()) > 0.0
+
+
+def test_the_scaling_that_suits_is_chosen() -> None:
+    """Taste is among copies of noise, among large noise, or itself large."""
+    generator = torch.Generator().manual_seed(0)
+    taste = torch.randn(70, 4, generator=generator)
+    noise = torch.randn(70, 3, generator=generator)
+    user = torch.randn(90, 4, generator=generator)
+    score = user @ taste.t()
+    top = score.topk(24, dim=1).indices
+    user_id = torch.arange(90).repeat_interleave(24)
+    edges = torch.stack([user_id, top.flatten()])
+    held = torch.rand(edges.size(1), generator=generator) < 0.3
+    x = {'copies': torch.cat([taste, noise.repeat(1, 20) + 0.01 * torch.randn(
+            70, 60, generator=generator)], dim=1),
+         'scales': torch.cat([taste, 30 * noise], dim=1),
+         'plain': torch.cat([3 * taste, 0.1 * noise.repeat(1, 4)], dim=1)}
+    want = {'copies': {'whiten'}, 'scales': {'standardize', 'whiten'},
+            'plain': {'raw'}}
+    graph = UserItemGraph(edges[:, ~held], 90, 70)
+    for name in x:
+        data = from_interactions(edges[:, ~held], {name: x[name]}, 90, 70)
+        model = Ensemble.from_data(data, 2, seed=0, num_layers=0, hop=0.0)
+        fusion, _ = choose_fusion(model, graph, edges[:, held],
+                                  edges[:, ~held], 'recall@5')
+        assert fusion.scaling[name] in want[name], name
+        assert model.content.scaling == fusion.scaling
+        kept = Ensemble.from_data(data, 2, seed=0, num_layers=0, hop=0.0)
+        fusion, _ = choose_fusion(kept, graph, edges[:, held],
+                                  edges[:, ~held], scalings=())
+        assert fusion.scaling == {name: 'standardize'}
+
+
+@pytest.mark.parametrize('held_out_cold', [True, False])
+def test_the_weight_of_cold_items_needs_some(held_out_cold: bool) -> None:
+    cold = GRAPH.item_user.crow.diff() == 0
+    assert cold[POSITIVES[1]].any()
+    positives = POSITIVES
+    if not held_out_cold:
+        positives = positives[:, ~cold[positives[1]]]
+    model = make(1)
+    fusion, _ = choose_fusion(model, GRAPH, positives, KNOWN)
+    if not held_out_cold:  # Else it would be zero: no cold item is right.
+        assert fusion.cold_weight == choice._COLD_WEIGHT
+    # Random members and content that says nothing: best left out.
+    data = from_interactions(VIEW.edge_index, {
+        'x': torch.randn(70, 4)}, 90, 70)
+    other = Ensemble.from_data(data, 16, seed=0)
+    chosen = choose_fusion(other, GRAPH, POSITIVES, KNOWN, 'recall@60')[0]
+    values = [recall(other, replace(chosen, cold_weight=kappa), 60)
+              for kappa in choice.COLD_WEIGHTS]
+    assert chosen.cold_weight == choice.COLD_WEIGHTS[
+        values.index(max(values))] or max(values) == pytest.approx(
+            recall(other, chosen, 60))
 
 
 def test_a_sample_of_the_users() -> None:
@@ -93,7 +159,7 @@ def test_a_sample_of_the_users() -> None:
     assert users.numel() > 60
     some = users[::-(-users.numel() // 30)]
     positives = POSITIVES[:, torch.isin(POSITIVES[0], some)]
-    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, 10,
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, 'recall@10',
                                   num_users=30)
     assert fusion == brute_force(model, 10, positives)
     assert value == pytest.approx(recall(model, fusion, 10, positives),
@@ -103,13 +169,14 @@ def test_a_sample_of_the_users() -> None:
 def test_of_equally_good_ones_the_first() -> None:
     # Whoever ranks all items finds all of them.
     model = make(2)
-    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, k=1000)
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, 'recall@70')
     assert value == 1.0
-    assert fusion == Fusion({'visual': 0.0, 'textual': 0.0},
-                            cold_weight=choice._COLD_WEIGHT)
+    assert fusion == Fusion(
+        {'visual': 0.0, 'textual': 0.0}, cold_weight=choice._COLD_WEIGHT,
+        scaling={'visual': 'standardize', 'textual': 'standardize'})
     model = make(2, use_content=False)
     assert choose_fusion(model, GRAPH, POSITIVES, KNOWN,
-                         k=1000)[0] == Fusion()
+                         'recall@70')[0] == Fusion()
 
 
 def test_content_that_is_worth_nothing_weighs_nothing() -> None:
@@ -125,8 +192,9 @@ def test_content_that_is_worth_nothing_weighs_nothing() -> None:
     model = Ensemble.from_data(data, 16, seed=0, num_layers=12, hop=0.0)
     graph = UserItemGraph(edges[:, ~held], 40, 40)
     fusion, value = choose_fusion(model, graph, edges[:, held],
-                                  edges[:, ~held], k=1)
-    assert fusion == Fusion({'x': 0.0}) and value > 0.99
+                                  edges[:, ~held], 'recall@1')
+    assert fusion == Fusion({'x': 0.0}, scaling={'x': 'standardize'})
+    assert value > 0.99
 
 
 def test_dropout_does_not_blur_it() -> None:
@@ -139,7 +207,13 @@ def test_dropout_does_not_blur_it() -> None:
     assert model.training and teacher.training
 
 
-@pytest.mark.parametrize('name', ['k', 'num_users'])
-def test_bad_input(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' must be at least 1"):
-        choose_fusion(make(1), GRAPH, POSITIVES, KNOWN, **{name: 0})
+@pytest.mark.parametrize('kwargs, match', [
+    ({'num_users': 0}, "'num_users' must be at least 1"),
+    ({'metric': 'recall@0'}, "'metric' must have a cut-off"),
+    ({'metric': 'recall'}, "'metric' must be one of"),
+    ({'metric': 'coverage@5'}, "'metric' must be one of"),
+    ({'scalings': ('raw', 'centre')}, "'scaling' must be one of"),
+])
+def test_bad_input(kwargs, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        choose_fusion(make(1), GRAPH, POSITIVES, KNOWN, **kwargs)

@@ -114,12 +114,26 @@ def test_history_and_what_is_shown(content, blocks: BlockDataset,
     assert {'list', 'loss', 'recall@20'} <= history['student'][0].keys()
     out = capsys.readouterr().out
     assert str(distiller.teacher.fusion) in out
-    assert 'validation Recall@20' in out
+    assert 'validation recall@20' in out
     # Without validation nothing is chosen.
     bare = content(fusion=Fusion({'visual': 2.0, 'textual': 0.5}))
     history = bare.fit(blocks[0], epochs=1, seed=0, progress=False)
     assert history['teacher'].chosen == {}
-    assert bare.teacher.fusion == Fusion({'visual': 2.0, 'textual': 0.5})
+    assert bare.teacher.fusion == Fusion(
+        {'visual': 2.0, 'textual': 0.5},
+        scaling={'visual': 'standardize', 'textual': 'standardize'})
+
+
+def test_the_metric_decides_on_the_fusion_too(content, blocks: BlockDataset,
+                                              capsys) -> None:
+    distiller = content()
+    history = distiller.fit(*blocks[:2], epochs=2, seed=0, metric='ndcg@5')
+    chosen = dict(history['teacher'].chosen)
+    value = chosen.pop('ndcg@5')
+    assert Fusion(**chosen) == distiller.teacher.fusion
+    assert f'validation ndcg@5 {value:.4f}' in capsys.readouterr().out
+    assert value == pytest.approx(
+        distiller.evaluate(blocks[1], 5, 'teacher')['ndcg@5'], abs=1e-5)
 
 
 # Files
@@ -148,6 +162,39 @@ def test_as_before(content, blocks: BlockDataset, tmp_path: Path) -> None:
     for each in (distiller, loaded):
         each.fit(*blocks[:2], epochs=2, seed=1, progress=False)
     assert_same(loaded, distiller)
+
+
+@pytest.mark.parametrize('tables', ['half', 'none'])
+def test_narrow_teacher_tables(tables: str, content, blocks: BlockDataset,
+                               tmp_path: Path) -> None:
+    distiller = content()
+    distiller.fit(*blocks[:2], epochs=2, seed=0, progress=False)
+    distiller.save(tmp_path / 'full')
+    distiller.save(tmp_path / 'x', teacher_tables=tables)
+    user, item = distiller.embeddings('teacher')
+    size = 4 * (user.numel() + item.numel())
+    saved = [(tmp_path / x).stat().st_size for x in ('full', 'x')]
+    share = 0.5 if tables == 'half' else 1.0
+    assert saved[0] - saved[1] == pytest.approx(share * size, rel=0.02)
+    loaded = PromptMMDistiller.load(tmp_path / 'x')
+    assert_same(loaded, distiller)
+    assert loaded.evaluate(blocks[2], 5) == distiller.evaluate(blocks[2], 5)
+    if tables == 'half':
+        have = loaded.embeddings('teacher')
+        assert have[0].dtype == torch.float
+        assert_close(have, (user, item), rtol=1e-3, atol=1e-3)
+        loaded.evaluate(blocks[2], 5, 'teacher')
+        loaded.fit_student(*blocks[:2], seed=0, progress=False)
+        return
+    with pytest.raises(ValueError, match='no item features'):
+        loaded.embeddings('teacher')
+    # With the data it is what it was.
+    loaded.prepare(blocks[0], 'teacher')
+    assert_close(loaded.embeddings('teacher'), (user, item), rtol=0, atol=0)
+    assert (loaded.evaluate(blocks[2], 5, 'teacher') ==
+            distiller.evaluate(blocks[2], 5, 'teacher'))
+    with pytest.raises(ValueError, match="'teacher_tables' must be one of"):
+        loaded.save(tmp_path / 'y', teacher_tables='some')
 
 
 def test_before_fit(content, blocks: BlockDataset, tmp_path: Path) -> None:
@@ -309,10 +356,9 @@ def test_lists_of_the_multimodal_teacher(make, blocks: BlockDataset) -> None:
 
 
 def test_terms_of_an_ensemble(content, blocks: BlockDataset) -> None:
-    distiller = content(knowledge='terms')
     with pytest.raises(ValueError, match="scores of 'Ensemble' are 'dot': "
                        "set score='dot', or knowledge='lists'"):
-        distiller.fit_student(*blocks[:2], epochs=1, progress=False)
+        content(knowledge='terms')
     distiller = content(knowledge='terms', score='dot', init='random')
     distiller.fit(*blocks[:2], epochs=1, progress=False)
 
@@ -330,7 +376,9 @@ def test_an_ensemble_of_ones_own(content, blocks: BlockDataset) -> None:
 @pytest.mark.parametrize('error, match, kwargs', [
     (ValueError, "'num_members' must be at least 1", {'num_members': 0}),
     (ValueError, "'hop' must be", {'hop': -1.0}),
-    (TypeError, "'standardize' must be", {'standardize': 1}),
+    (ValueError, "'scaling' must be", {'scaling': 'centre'}),
+    (ValueError, "'scaling' must be", {'scaling': 1}),
+    (TypeError, "'standardize' is no argument", {'standardize': True}),
     (ValueError, "'fusion' must have a weight", {'fusion': Fusion()}),
     (ValueError, "'knowledge' must be one of", {'knowledge': 'all'}),
     (ValueError, "'init' must be one of", {'init': 'zero'}),

@@ -267,6 +267,40 @@ def test_extra_loss_is_in_total_and_gradients() -> None:
     assert_close(extra.user.weight.grad, want)
 
 
+@pytest.mark.parametrize('name', ['rank', 'l2', 'modality', 'loss', 'epoch',
+                                  'time'])
+def test_extra_loss_overwrites_no_entry_of_the_history(name: str) -> None:
+    class Extra(MF):
+        def extra_loss(self, batch, output):
+            return {name: output.user.sum()}
+
+    task = ranking_task(Extra(U, I, D), l2=0.0)
+    with pytest.raises(ValueError, match=f"'extra_loss' of 'Extra' must give "
+                       f"its term another name than '{name}'"):
+        task(batch_of(task))
+
+
+def test_the_best_epoch_is_restored_with_its_buffers() -> None:
+    """What is made anew between epochs is kept in buffers."""
+    class Rebuilt(MF):
+        def __init__(self):
+            super().__init__(U, I, D)
+            self.register_buffer('graph', torch.zeros(3))
+            self.plain = 0
+
+        def on_epoch_start(self, epoch, graph):
+            self.graph.fill_(epoch)
+            self.plain = epoch
+
+    model = Rebuilt()
+    values = iter([0.1, 0.5, 0.2, 0.3])
+    history = train(ranking_task(model), epochs=4, progress=False,
+                    validate=lambda: {'recall@20': next(values)})
+    assert history.best_epoch == 2
+    assert model.graph.tolist() == [2.0] * 3
+    assert model.plain == 4  # As 'on_epoch_start' says.
+
+
 def test_hooks_are_called() -> None:
     class Hooks(MF):
         def __init__(self):

@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.models import ContentExpert, content_expert
 from torch_promptmm.nn import UserItemGraph, feature_matmul
-from torch_promptmm.nn.standard_rows import StandardRows
+from torch_promptmm.nn.standard_rows import SCALINGS
 
 WIDTHS = {'a': 7, 'b': 3}
 MASK = torch.arange(NUM_ITEMS) % 4 > 0
@@ -45,15 +45,10 @@ def make(x: dict[str, torch.Tensor] | None = None,
 
 
 def dense(x: torch.Tensor, mask: torch.Tensor | None, hop: float,
-          standardize: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+          scaling: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """The formula with dense matrices."""
-    array = x.numpy()
-    if standardize:
-        array = reference.standardise(
-            array, None if mask is None else mask.numpy())
-    elif mask is not None:
-        array = array * mask.numpy()[:, None]
-    array = reference.unit_rows(array)
+    array = reference.unit_rows(reference.scaled(
+        x.numpy(), scaling, None if mask is None else mask.numpy()))
     adj = reference.adjacency(EDGES.numpy(), NUM_USERS, NUM_ITEMS)
     r = adj[:NUM_USERS, NUM_USERS:]
     item = reference.unit_rows(array + hop * r.T @ r @ array)
@@ -64,22 +59,25 @@ def dense(x: torch.Tensor, mask: torch.Tensor | None, hop: float,
 
 
 @pytest.mark.parametrize('hop', [0.0, 2.0])
-@pytest.mark.parametrize('standardize', [True, False])
+@pytest.mark.parametrize('scaling', SCALINGS)
 @pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize('blocks', [False, True])
-def test_equals_numpy(hop: float, standardize: bool, masked: bool,
+def test_equals_numpy(hop: float, scaling: str, masked: bool,
                       blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if blocks:  # Two columns, three rows.
         monkeypatch.setattr(content_expert, '_BLOCK_SIZE', 36)
         monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 21)
     x, masks = features(), {'b': MASK} if masked else {}
-    model = make(x, masks, hop=hop, standardize=standardize)
+    model = make(x, masks, hop=hop, scaling=scaling)
     out = model(to_graph(EDGES))
     assert list(out.modalities) == ['a', 'b']
     for name, pair in out.modalities.items():
-        wanted = dense(x[name], masks.get(name), hop, standardize)
-        for table, want in zip(pair, wanted, strict=True):
-            np.testing.assert_allclose(table.numpy(), want, atol=1e-6)
+        wanted = dense(x[name], masks.get(name), hop, scaling)
+        products = [(x @ y.T) for x, y in (pair, wanted)]
+        np.testing.assert_allclose(products[0], products[1], atol=1e-6)
+        if scaling != 'whiten':  # Which turns the columns.
+            for table, want in zip(pair, wanted, strict=True):
+                np.testing.assert_allclose(table.numpy(), want, atol=1e-6)
     for i, table in enumerate(out[:2]):
         assert torch.equal(
             table, torch.cat([out.modalities[k][i] for k in WIDTHS], 1))
@@ -156,8 +154,10 @@ def test_features_may_be_mapped_and_narrow(tmp_path: Path) -> None:
     assert_close(make(mapped)(graph).item, want.item)
 
 
-def test_autocast_changes_nothing() -> None:
-    model, graph = make(dtype=torch.float), to_graph(EDGES)
+@pytest.mark.parametrize('scaling', SCALINGS)
+def test_autocast_changes_nothing(scaling: str) -> None:
+    model = make(dtype=torch.float, scaling=scaling)
+    graph = to_graph(EDGES)
     want = model(graph)
     with torch.autocast('cpu', torch.bfloat16):
         out = model(graph)
@@ -175,8 +175,33 @@ def test_beside_the_tables_there_are_blocks(
     model = ContentExpert(300, 200, {'a': 64})
     model.set_features({'a': x})
     with Largest(x, item, user) as largest:
-        model._fill(item, user, StandardRows(x), graph, graph.user_item)
+        model._fill(item, user, 'a', graph, graph.user_item, 'whiten')
     assert 0 < largest.numel <= 4000 < item.numel()
+
+
+def test_one_modality() -> None:
+    model = make(scaling={'a': 'whiten', 'b': 'raw'}, masks={'b': MASK})
+    graph, user_id = to_graph(EDGES), torch.tensor([5, 3, 5])
+    whole = model(graph).modalities
+    for name in WIDTHS:
+        for a, b in zip(model.modality(name, graph), whole[name],
+                        strict=True):
+            assert_close(a, b, rtol=0, atol=1e-12)
+    user, item = model.modality('a', graph, user_id, 'raw')
+    other = make(dict(model.item_features.tensors), scaling='raw')
+    want = other(graph, user_id).modalities['a']
+    assert_close((user, item), want, rtol=0, atol=1e-12)
+    assert model.scaling['a'] == 'whiten'
+
+
+def test_the_scaling_is_in_the_state() -> None:
+    model, other = make(scaling={'b': 'raw', 'a': 'whiten'}), make()
+    assert model.scaling == {'a': 'whiten', 'b': 'raw'}
+    assert other.scaling == dict.fromkeys(WIDTHS, 'standardize')
+    other.load_state_dict(model.state_dict())
+    assert other.scaling == model.scaling
+    again = ContentExpert(**model.config()).half()
+    assert again.scaling == model.scaling
 
 
 def test_from_data_and_config() -> None:
@@ -193,7 +218,8 @@ def test_from_data_and_config() -> None:
         again(store.edge_index)
     assert torch.equal(copy.deepcopy(model)(store.edge_index).item, out.item)
     assert str(make()) == ('ContentExpert(7, 11, a=7, b=3, hop=2.0, '
-                           'standardize=True, dtype=torch.float64)')
+                           "scaling={'a': 'standardize', 'b': 'standardize'}, "
+                           'dtype=torch.float64)')
 
 
 @pytest.mark.parametrize('kwargs, message', [
@@ -201,6 +227,10 @@ def test_from_data_and_config() -> None:
     ({'dtype': 'int32'}, "'dtype' must be a floating-point type"),
     ({'dtype': 'nonsense'}, "'dtype' must be a floating-point type"),
     ({'in_channels': {}}, "'in_channels' must map"),
+    ({'scaling': 'centre'}, "'scaling' must be one of"),
+    ({'scaling': {'a': 'raw', 'b': 'centre'}}, "'scaling' must be one of"),
+    ({'scaling': {'a': 'raw'}}, "'scaling' must be a name, or have one for"),
+    ({'scaling': True}, "'scaling' must be a name, or have one for"),
 ])
 def test_bad_input(kwargs: dict[str, Any], message: str) -> None:
     kwargs = {'in_channels': WIDTHS, **kwargs}

@@ -36,13 +36,17 @@ DEGREE = np.bincount(EDGES[1].numpy(), minlength=NUM_ITEMS)
 COLD = (DEGREE == 0).nonzero()[0].tolist()
 MASK = torch.arange(NUM_ITEMS) != 4
 GRAPH = UserItemGraph(EDGES, NUM_USERS, NUM_ITEMS, dtype=torch.double)
-FUSIONS = {
+STANDARD = {'a': 'standardize', 'b': 'standardize'}
+FUSIONS = {name: replace(fusion, scaling={**STANDARD, **fusion.scaling})
+           for name, fusion in {
     'plain': Fusion({'a': 1.0, 'b': 1.0}),
     'popular': Fusion({'a': 0.5, 'b': 2.0}, popularity=0.3),
     'cold': Fusion({'a': 0.0, 'b': 1.5}, 0.2, cold_weight=1.75),
     'low rank': Fusion({'a': 1.0, 'b': 0.25}, 0.1, 1.25, rank=3, whole=0.25),
     'low rank alone': Fusion({'a': 0.0, 'b': 0.0}, rank=2, whole=0.0),
-}
+    'scaled': Fusion({'a': 1.0, 'b': 0.5},
+                     scaling={'a': 'whiten', 'b': 'raw'}),
+}.items()}
 
 
 def features() -> dict[str, torch.Tensor]:
@@ -202,10 +206,39 @@ def test_single_precision_and_any_adjacency() -> None:
 # What is kept
 
 
+@pytest.mark.parametrize('kind', ['float', 'half', 'bfloat16'])
+def test_the_fusion_is_not_rounded(kind: str) -> None:
+    fusion = replace(FUSIONS['low rank'], popularity=0.1, cold_weight=1 / 3)
+    model = getattr(make(fusion), kind)()
+    assert model.fusion == fusion
+    again = make()
+    again.load_state_dict(model.state_dict())
+    assert again.fusion == fusion
+
+
+def test_the_scaling_is_that_of_the_content() -> None:
+    model = make(FUSIONS['scaled'])
+    assert model.content.scaling == {'a': 'whiten', 'b': 'raw'}
+    # What is not named stays.
+    model.fusion = Fusion({'a': 1.0, 'b': 1.0}, scaling={'b': 'whiten'})
+    assert model.fusion.scaling == {'a': 'whiten', 'b': 'whiten'}
+    other = make(scaling='raw')
+    assert other.fusion.scaling == {'a': 'raw', 'b': 'raw'}
+    other.load_state_dict(model.state_dict())
+    assert other.content.scaling == {'a': 'whiten', 'b': 'whiten'}
+    other.reset_parameters()
+    assert other.fusion.scaling == {'a': 'raw', 'b': 'raw'}
+    with pytest.raises(ValueError, match='the scaling of no other modality'):
+        model.fusion = Fusion({'a': 1.0, 'b': 1.0}, scaling={'c': 'raw'})
+    with pytest.raises(ValueError, match="'fusion' must have the scaling"):
+        make(Fusion(scaling={'a': 'raw'}), content=False)
+
+
+
 def test_the_fusion_is_in_the_state() -> None:
     model, other = make(FUSIONS['low rank']), make()
     assert model.fusion == FUSIONS['low rank'] != other.fusion
-    assert other.fusion == Fusion({'a': 1.0, 'b': 1.0})
+    assert other.fusion == FUSIONS['plain']
     other.load_state_dict(model.state_dict())
     assert other.fusion == FUSIONS['low rank']
     for a, b in zip(model(GRAPH)[:2], other(GRAPH)[:2], strict=True):
@@ -289,9 +322,9 @@ def test_representation() -> None:
 def test_from_data() -> None:
     train, _, _ = SyntheticMultimodal.blocks(users_per_block=12)
     model = Ensemble.from_data(train, 8, seed=0, num_members=3, num_layers=1,
-                               hop=0.5, standardize=False)
+                               hop=0.5, scaling='raw')
     assert model.content is not None and model.content.hop == 0.5
-    assert not model.content.standardize
+    assert model.content.scaling == {'visual': 'raw', 'textual': 'raw'}
     assert [x.num_layers for x in model.members] == [1, 1, 1]
     assert model.width == 3 * 8 + 48 + 32
     first, second = (x.user_embedding.weight for x in model.members[:2])
@@ -303,7 +336,8 @@ def test_from_data() -> None:
     assert one.modalities == ['textual'] and len(one.members) == 1
     fusion = Fusion({'textual': 0.5}, popularity=0.1)
     assert Ensemble.from_data(train, 8, modalities=['textual'],
-                              fusion=fusion).fusion == fusion
+                              fusion=fusion).fusion == replace(
+                                  fusion, scaling={'textual': 'standardize'})
     for bare in (Ensemble.from_data(train, 8, use_content=False),
                  Ensemble.from_data(from_interactions(
                      EDGES, {}, NUM_USERS, NUM_ITEMS), 8)):
@@ -360,6 +394,7 @@ def test_a_weight_for_each_modality(weights: dict[str, float]) -> None:
     (ValueError, 'whole', {'whole': -1.0}),
     (ValueError, 'rank', {'rank': -1}),
     (TypeError, 'rank', {'rank': 1.5}),
+    (ValueError, r"scaling\['a'\]", {'scaling': {'a': 'centre'}}),
 ])
 def test_bad_fusion(error: type[Exception], name: str, value: Any) -> None:
     with pytest.raises(error, match=f"'{name}' must be"):

@@ -102,7 +102,8 @@ DISTILLATION_TASK: dict[str, Any] = {
     'item_samples': 1024,
 }
 ENSEMBLE: dict[str, Any] = {'num_members': 1, 'num_layers': 2, 'hop': 2.0,
-                            'standardize': True, 'use_content': True}
+                            'scaling': 'standardize',
+                            'use_content': True}
 EDGES = SyntheticMultimodal.blocks()[0]['user', 'interacts', 'item'].edge_index
 
 

@@ -12,6 +12,7 @@ from torch_promptmm.checks import check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.settings import Settings
+from torch_promptmm.distill.stages import check_score
 from torch_promptmm.models import (
     Ensemble,
     LightGCN,
@@ -20,13 +21,14 @@ from torch_promptmm.models import (
     as_model,
 )
 from torch_promptmm.nn import SoftPrompt
+from torch_promptmm.train.fit import pop_objective
 
 # The arguments of a teacher, beside those of its settings.
 _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
     MultimodalTeacher: ('fusion_weight', 'self_weight', 'prompt',
                         'prompt_weight', 'prompt_layers', 'normalize',
                         'standardize', 'dropout'),
-    Ensemble: ('num_members', 'hop', 'standardize', 'use_content', 'fusion'),
+    Ensemble: ('num_members', 'hop', 'scaling', 'use_content', 'fusion'),
 }
 #: The teacher that a setting builds, where it is another one.
 TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}
@@ -113,6 +115,23 @@ def checked_parts(
     if prompt is not model.prompt:
         model.inject(prompt)
     return model, prompt
+
+
+def check_settings(model: RankingModel | None, settings: Settings) -> None:
+    r"""Checks that a teacher goes with the settings.
+
+    Raises:
+        ValueError: If its scores are not what is distilled, or one of its
+            members cannot be trained as the settings say.
+    """
+    if model is None:
+        return
+    if settings.knowledge == 'terms':
+        # What a class says; that of a trained model may be trained anew.
+        check_score(model, model.needed_score, settings.objective())
+    for member in model.members if isinstance(model, Ensemble) else ():
+        assert isinstance(member, RankingModel)
+        pop_objective(member, settings.for_model(member))
 
 
 def build_projections(model: RankingModel | None, student: LightGCN,

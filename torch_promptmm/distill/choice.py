@@ -2,25 +2,27 @@ r"""How an ensemble is fused, chosen on validation without training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch_geometric.metrics import LinkPredRecall
 
 from torch_promptmm.checks import check_int
+from torch_promptmm.evaluate import HITS
 from torch_promptmm.models import Ensemble, Fusion
 from torch_promptmm.nn import UserItemGraph, compress
+from torch_promptmm.nn.standard_rows import SCALINGS
 from torch_promptmm.ranking import KnownItems
+from torch_promptmm.train.validation import METRIC, cut_off
 
 # What is tried.
 POPULARITY = (0.0, 0.1, 0.2, 0.3)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 RANKS = (24, 32, 48)
 WHOLE = (0.25, 0.5, 1.0)
-COLD_WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+COLD_WEIGHTS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # Cold items meanwhile: a little above what their short rows give them.
 _COLD_WEIGHT = 1.25
 
@@ -31,18 +33,20 @@ def choose_fusion(
     graph: UserItemGraph,
     positives: Tensor,
     known: Tensor,
-    k: int = 20,
+    metric: str = METRIC,
     num_users: int = 2000,
+    scalings: Sequence[str] = SCALINGS,
 ) -> tuple[Fusion, float]:
     r"""Chooses the :class:`~torch_promptmm.models.Fusion` of an ensemble by
-    Recall@k on validation, and sets it.
+    a metric on validation, and sets it.
 
     The scores of each part are computed once, for a sample of the users, and
     added up with each weight that is tried: the exponent of the popularity
-    together with one weight for all modalities, then, if there are several,
-    the weight of each; a low rank, if there are several members; and the
-    weight of items without interactions. Of equally good ones the first is
-    taken, which is the simplest.
+    together with one weight for all modalities; then, if there are several,
+    the weight of each; other scalings of the features of each, with each
+    weight; a low rank, if there are several members; and, if validation has
+    some, the weight of items without interactions. Of equally good ones the
+    first is taken, which is the simplest. Nothing is trained.
 
     Args:
         ensemble (Ensemble): The ensemble, with trained members.
@@ -51,17 +55,22 @@ def choose_fusion(
             :math:`(2, P)`.
         known (torch.Tensor): The interactions that are not ranked
             :math:`(2, E)`.
-        k (int, optional): The cut-off. (default: :obj:`20`)
+        metric (str, optional): :obj:`"recall@K"`, :obj:`"ndcg@K"` or another
+            metric of hits. (default: :obj:`"recall@20"`)
         num_users (int, optional): The users that are looked at, evenly
             spaced. (default: :obj:`2000`)
+        scalings (list of str, optional): The scalings of features that are
+            tried beside those that the content expert has. (default: all)
 
     Returns:
-        What was chosen and its Recall.
+        What was chosen and its metric.
     """
-    parts = _Parts(ensemble, graph, positives, known, k, num_users)
-    names = ensemble.modalities
-    start = Fusion(dict.fromkeys(names, 0.0), cold_weight=_COLD_WEIGHT
-                   if names and parts.has_cold else 1.0)
+    parts = _Parts(ensemble, graph, positives, known, metric, num_users)
+    names = ensemble.content_modalities
+    start = Fusion(
+        dict.fromkeys(names, 0.0),
+        cold_weight=_COLD_WEIGHT if names and bool(parts.cold.any()) else 1.0,
+        scaling={} if ensemble.content is None else ensemble.content.scaling)
     best = parts.best(
         replace(start, popularity=rho, weights=dict.fromkeys(names, weight))
         for weight in (WEIGHTS if names else (0.0, )) for rho in POPULARITY)
@@ -71,25 +80,33 @@ def choose_fusion(
             best = parts.best([best[1], *(
                 replace(best[1], weights={**weights, name: weight})
                 for weight in WEIGHTS)])
+    for name in names:
+        for scaling in scalings:
+            if scaling != start.scaling[name]:
+                best = parts.best([best[1], *(
+                    replace(best[1], weights={**best[1].weights, name: weight},
+                            scaling={**best[1].scaling, name: scaling})
+                    for weight in WEIGHTS if weight > 0.0)])
     if len(ensemble.members) > 1:
         best = parts.best([best[1], *(
             replace(best[1], rank=rank, whole=whole, popularity=rho)
             for rank in RANKS for whole in WHOLE
             for rho in POPULARITY[:3])])
-    if parts.has_cold and names:
+    if names and parts.holds_out_cold:
         best = parts.best([best[1], *(
             replace(best[1], cold_weight=kappa) for kappa in COLD_WEIGHTS)])
-    recall, fusion = best
+    value, fusion = best
     ensemble.fusion = fusion
-    return fusion, recall
+    return fusion, value
 
 
 class _Parts:
     r"""The scores of each part for some users, and what they rank."""
     def __init__(self, ensemble: Ensemble, graph: UserItemGraph,
-                 positives: Tensor, known: Tensor, k: int,
+                 positives: Tensor, known: Tensor, metric: str,
                  num_users: int) -> None:
-        check_int('k', k, 1)
+        self.k = cut_off(metric, graph.num_items)
+        self.metric = HITS[metric.partition('@')[0]]
         check_int('num_users', num_users, 1)
         users = positives[0].unique()
         step = max(1, -(-users.numel() // num_users))
@@ -97,32 +114,36 @@ class _Parts:
         self.positives = positives[:, torch.isin(positives[0], self.user)]
         self.row = torch.searchsorted(self.user, self.positives[0])
         self.known = KnownItems(known, graph.num_users)
-        self.k = min(k, graph.num_items)
         was_training = ensemble.training
         ensemble.eval()  # Members may have dropout.
         try:
-            self.ids, content = ensemble.parts(graph)
+            self.ids = ensemble.member_rows(graph)
         finally:
             ensemble.train(was_training)
-        self.whole = self._scores(*self.ids)
-        self.content = {name: self._scores(*pair)
-                        for name, pair in content.items()}
+        self.whole = self._scores(*(self.ids[0][self.user], self.ids[1]))
+        # Of each modality as it is and in one other way.
+        self.content = lru_cache(maxsize=len(ensemble.content_modalities) + 1)(
+            lambda name, scaling: self._scores(*_content(
+                ensemble, name, graph, self.user, scaling)))
         degree = graph.item_user.crow.diff()
         self.cold, self.degree = degree == 0, degree.to(self.whole)
-        self.has_cold = bool(self.cold.any())
+        self.holds_out_cold = bool(self.cold[self.positives[1]].any())
         # Of one rank at a time, which follow one another.
         self.low = lru_cache(maxsize=1)(
-            lambda rank: self._scores(*compress(*self.ids, rank)))
+            lambda rank: self._low(*compress(*self.ids, rank)))
+
+    def _low(self, user: Tensor, item: Tensor) -> Tensor:
+        return self._scores(user[self.user], item)
 
     def _scores(self, user: Tensor, item: Tensor) -> Tensor:
-        rows = user[self.user].to(self.ids[0])
+        rows = user.to(self.ids[0])
         return rows @ item.to(rows).t()
 
     def best(self, candidates: Iterable[Fusion]) -> tuple[float, Fusion]:
-        return max(((self.recall(each), each) for each in candidates),
+        return max(((self.value(each), each) for each in candidates),
                    key=lambda pair: pair[0])
 
-    def recall(self, fusion: Fusion) -> float:
+    def value(self, fusion: Fusion) -> float:
         total = fusion.whole * self.whole
         if fusion.rank > 0:
             total += self.low(fusion.rank)
@@ -130,12 +151,19 @@ class _Parts:
                              (self.degree + 1)**fusion.popularity)
         for name, weight in fusion.weights.items():
             if weight > 0.0:
-                total.add_(self.content[name], alpha=weight)
+                total.add_(self.content(name, fusion.scaling[name]),
+                           alpha=weight)
         if fusion.cold_weight != 1.0:
             total *= torch.where(self.cold, fusion.cold_weight, 1.0)
         self.known.mask_(total, self.user)
         value, item = total.topk(self.k, dim=1)
         item = torch.where(value.isneginf(), total.size(1), item)
-        metric = LinkPredRecall(self.k)
+        metric = self.metric(self.k)
         metric.update(item, (self.row, self.positives[1]))
         return float(metric.compute())
+
+
+def _content(ensemble: Ensemble, name: str, graph: UserItemGraph,
+             user: Tensor, scaling: str) -> tuple[Tensor, Tensor]:
+    assert ensemble.content is not None
+    return ensemble.content.modality(name, graph, user, scaling)

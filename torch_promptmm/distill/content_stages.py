@@ -17,12 +17,14 @@ from torch_promptmm.distill.list_task import (
 )
 from torch_promptmm.distill.stages import Parts, Stage, TrainingData
 from torch_promptmm.distill.top_lists import top_lists
-from torch_promptmm.models import Ensemble, embed
-from torch_promptmm.train import RankingTask, Task
+from torch_promptmm.models import Ensemble, RankingModel, embed
+from torch_promptmm.train import RankingObjective, RankingTask, Task
+from torch_promptmm.train.fit import pop_objective
 
 
 class EnsembleStage(Stage):
-    r"""Stage 1 of an ensemble: each member learns to rank on its own."""
+    r"""Stage 1 of an ensemble: each member learns to rank on its own, by its
+    own :obj:`defaults` where the settings are not changed."""
     name = 'teacher'
 
     def freeze(self) -> None:
@@ -34,14 +36,36 @@ class EnsembleStage(Stage):
     def tasks(self, data: TrainingData) -> list[Task]:
         teacher, settings = self.parts.teacher, self.parts.settings
         assert isinstance(teacher, Ensemble)
+        teacher.cache_features(data.graph if settings.propagate_features
+                               else None)
+        out: list[Task] = []
+        for number, member in enumerate(self._members):
+            objective, options = self._split(number)
+            out.append(
+                RankingTask(member, data.graph, data.positives, data.known,
+                            objective, options['l2'],
+                            options['modality_weight'],
+                            user_weight=options['user_weight']))
+        return out
+
+    def options(self, number: int = 0) -> dict[str, Any]:
+        return {k: v for k, v in self._split(number)[1].items()
+                if k not in ('l2', 'modality_weight', 'user_weight')}
+
+    def _split(self, number: int) -> tuple[RankingObjective, dict[str, Any]]:
+        r"""The ranking loss of a member, and all else."""
+        member, settings = self._members[number], self.parts.settings
         alphas = settings.user_weights
-        return [
-            RankingTask(member, data.graph, data.positives, data.known,
-                        self.parts.objective, settings.ego_l2,
-                        settings.modality_weight,
-                        user_weight=alphas[number % len(alphas)])
-            for number, member in enumerate(teacher.members)
-        ]
+        options = {'user_weight': alphas[number % len(alphas)],
+                   **settings.for_model(member)}
+        objective = pop_objective(member, options)
+        return objective, {'lr': objective.default_lr,
+                           'l2': objective.default_l2, **options}
+
+    @property
+    def _members(self) -> list[RankingModel]:
+        assert isinstance(self.parts.teacher, Ensemble)
+        return list(self.parts.teacher.members)  # type: ignore[arg-type]
 
 
 class ListStage(Stage):
@@ -75,6 +99,7 @@ class ListStage(Stage):
     def tasks(self, data: TrainingData) -> list[Task]:
         teacher, student, _, _, settings, objective = self.parts
         assert teacher is not None
+        teacher.cache_features(None)
         if self.saved is None:
             pair = embed(teacher, data.graph,
                          teacher.score or objective.score, 'teacher')
@@ -93,7 +118,7 @@ class ListStage(Stage):
                                  temperature, settings.uniform_items)
         ]
 
-    def options(self) -> dict[str, Any]:
+    def options(self, number: int = 0) -> dict[str, Any]:
         settings = self.parts.settings
         width = self.parts.student.hidden_channels
         return {

@@ -248,8 +248,7 @@ class Distillation:
     def _give_missing_features(self, data: HeteroData) -> None:
         r"""Gives the teacher the features that it lacks, to be evaluated on
         another graph."""
-        features = self.teacher.item_features
-        if features is None or features.available:
+        if not self.teacher.lacks_features:
             return
         if self.saved is not None:
             raise ValueError(

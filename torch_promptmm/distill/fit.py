@@ -107,7 +107,7 @@ def fit_stage(
         training.prepare(train_data, stage, device)
     assert training.prepared is not None
     tasks, was_training = training.prepared[1], training.module.training
-    options, histories = _options(training, stage, kwargs), []
+    histories: list[History] = []
     try:
         for number, (name, task) in enumerate(zip(names, tasks, strict=True)):
             if not any(p.requires_grad for p in task.parameters()):
@@ -125,25 +125,27 @@ def fit_stage(
                 checkpoint=checkpoint, name=name, module=training.module,
                 # Others of the stage begin anew.
                 resume=state is not None and state['name'] == name,
-                notes=dict(notes), **options))
+                notes=dict(notes),
+                **_options(training, stage, kwargs, number)))
             notes[name] = histories[-1].state()
     finally:
         training.module.train(was_training)
     if stage == 'teacher' and isinstance(training.teacher, Ensemble):
-        return _fuse(training, histories, held, kwargs.get('progress', True))
+        return _fuse(training, histories, held, metric,
+                     kwargs.get('progress', True))
     return histories[0]
 
 
 def _options(training: Distillation, stage: str,
-             given: dict[str, Any]) -> dict[str, Any]:
-    out = {**training.stage(stage).options(), **given}
+             given: dict[str, Any], number: int) -> dict[str, Any]:
+    out = {**training.stage(stage).options(number), **given}
     if stage == 'student' and training.parts.settings.knowledge == 'lists':
         return {**cosine_adam(out['lr'], out['epochs']), **out}
     return out
 
 
 def _fuse(training: Distillation, histories: list[History],
-          held: _Held | None, progress: bool) -> History:
+          held: _Held | None, metric: str, progress: bool) -> History:
     r"""Chooses the fusion of an ensemble whose members are trained, and puts
     their histories in a row."""
     out = History([{'member': number, **record}
@@ -153,12 +155,12 @@ def _fuse(training: Distillation, histories: list[History],
         return out
     ensemble, device = training.teacher, training.device
     assert isinstance(ensemble, Ensemble)
-    fusion, recall = choose_fusion(ensemble, training.require_seen().graph,
-                                   held.positives.to(device),
-                                   held.view.edge_index.to(device))
-    out.chosen = {**asdict(fusion), 'recall@20': recall}
+    fusion, value = choose_fusion(ensemble, training.require_seen().graph,
+                                  held.positives.to(device),
+                                  held.view.edge_index.to(device), metric)
+    out.chosen = {**asdict(fusion), metric: value}
     if progress:
-        tqdm.write(f'teacher: {fusion}, validation Recall@20 {recall:.4f}')
+        tqdm.write(f'teacher: {fusion}, validation {metric} {value:.4f}')
     return out
 
 

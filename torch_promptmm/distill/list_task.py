@@ -17,6 +17,7 @@ from torch_promptmm.nn import UserItemGraph
 from torch_promptmm.nn.compression import compress, solve_ego
 from torch_promptmm.nn.dense import matmul
 from torch_promptmm.train import Task
+from torch_promptmm.train.task import add_extra_loss
 
 
 class ListDistillationTask(Task):
@@ -85,7 +86,11 @@ class ListDistillationTask(Task):
             batch.top_score, batch.uniform_mask,
             # How many items a uniform one stands for.
             math.log(self.graph.num_items / batch.uniform.numel()))
-        return loss, {'list': loss}
+        terms = {'list': loss}
+        return add_extra_loss(loss, terms, self.student, batch, out), terms
+
+    def on_epoch_start(self, epoch: int) -> None:
+        self.student.on_epoch_start(epoch, self.graph)
 
     def embeddings(self, graph: UserItemGraph | None = None) -> Pair:
         return embed(self.student, self.graph if graph is None else graph,

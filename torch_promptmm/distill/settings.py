@@ -12,7 +12,17 @@ from torch_promptmm.checks import (
     check_int,
 )
 from torch_promptmm.loss.score import SCORES
-from torch_promptmm.train.objective import RANKING_LOSSES, RankingObjective
+from torch_promptmm.models import RankingModel
+from torch_promptmm.train.objective import (
+    OWN,
+    RANKING_LOSSES,
+    RankingObjective,
+)
+
+# What the training of a model on its own takes.
+_OF_FIT = ('ranking_loss', 'score', 'temperature', 'num_negatives',
+           'warm_negatives', 'lr', 'weight_decay', 'l2', 'batch_size',
+           'modality_weight')
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,20 @@ class Settings:
             raise TypeError(f"'{unknown[0]}' is no argument; there are "
                             f'{sorted(names)}')
         return replace(cls(**PRESETS[setting]), **kwargs)
+
+    def for_model(self, model: RankingModel) -> dict[str, Any]:
+        r"""Returns what :func:`~torch_promptmm.train.fit` would be given to
+        train a model on its own: these settings, with the model's
+        :obj:`defaults` in place of what was not changed."""
+        plain, names = Settings(), _OF_FIT
+        given = {name: getattr(self, name) for name in names}
+        changed = {name: value for name, value in given.items()
+                   if value != getattr(plain, name)}
+        out = {name: value for name, value in given.items()
+               if value is not None}
+        if model.defaults.get('ranking_loss') == OWN:
+            out['modality_weight'] = 0.0  # Is no loss of a modality.
+        return {**out, **model.defaults, **changed}
 
     @property
     def learning_rate(self) -> float:

@@ -85,8 +85,9 @@ class Stage:
         self.freeze()
         return self.tasks(data)
 
-    def options(self) -> dict[str, Any]:
-        r"""Returns what the training loop takes where nothing is given."""
+    def options(self, number: int = 0) -> dict[str, Any]:
+        r"""Returns what the training loop takes for a task, by its number,
+        where nothing is given."""
         settings = self.parts.settings
         return {
             'batch_size': settings.batch_size,
@@ -151,10 +152,7 @@ class StudentStage(Stage):
         assert teacher is not None
         teacher.eval()
         teacher.cache_features(None)
-        if teacher.score not in (None, objective.score):
-            raise ValueError(f"The scores of '{type(teacher).__name__}' are "
-                             f"{teacher.score!r}: set score={teacher.score!r}"
-                             f", or knowledge='lists'")
+        check_score(teacher, teacher.score, objective)
         rows: ConstantTables | PromptTables
         if prompt is not None and settings.tune_prompt:
             # A prompt is that of a MultimodalTeacher, see the distiller.
@@ -201,3 +199,13 @@ class StudentStage(Stage):
                     f"was saved, on the same graph: give it what is not in "
                     f"its state, such as item features, or train it again "
                     f"with 'fit_teacher'")
+
+
+def check_score(teacher: RankingModel, score: str | None,
+                objective: RankingObjective) -> None:
+    r"""Raises a :obj:`ValueError` if a teacher's scores are not those that
+    the terms of Eq. 12 compare with the student's."""
+    if score not in (None, objective.score):
+        raise ValueError(f"The scores of '{type(teacher).__name__}' are "
+                         f"{score!r}: set score={score!r}, or "
+                         f"knowledge='lists'")

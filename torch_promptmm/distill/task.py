@@ -25,7 +25,12 @@ from torch_promptmm.train.rows import (
     num_ego_items,
     split_rows,
 )
-from torch_promptmm.train.task import Task, Terms, batch_l2
+from torch_promptmm.train.task import (
+    Task,
+    Terms,
+    add_extra_loss,
+    batch_l2,
+)
 
 TeacherRows = Callable[[Tensor, Tensor], ModelOutput]
 
@@ -168,9 +173,13 @@ class DistillationTask(Task):
         samples = 0
         if self.emb_weight > 0.0 or self.fused_emb_weight > 0.0:
             samples = self.item_samples
-        return spec.merge(
-            BatchSpec(own, item_samples=samples,
-                      warm_negatives=spec.warm_negatives))
+        return self.student.batch_spec(
+            spec.merge(
+                BatchSpec(own, item_samples=samples,
+                          warm_negatives=spec.warm_negatives)))
+
+    def on_epoch_start(self, epoch: int) -> None:
+        self.student.on_epoch_start(epoch, self.graph)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         item_id = batch_items(batch)
@@ -189,7 +198,7 @@ class DistillationTask(Task):
             self._distil(rows, teacher, batch, terms, weights)
         for name, weight in weights.items():
             total = total + weight * terms[name]
-        return total, terms
+        return add_extra_loss(total, terms, self.student, batch, out), terms
 
     @property
     def needs_teacher(self) -> bool:

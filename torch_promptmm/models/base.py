@@ -214,7 +214,9 @@ class RankingModel(torch.nn.Module):
     def extra_loss(self, batch: Batch,
                    output: ModelOutput) -> dict[str, Tensor]:
         r"""Returns loss terms of the model's own, weights included, for the
-        rows of a batch."""
+        rows of a batch. Their names must be other than those of the task's
+        terms, such as :obj:`"rank"`. As a student of lists, a model is given
+        a :class:`~torch_promptmm.distill.ListBatch`."""
         return {}
 
     def batch_spec(self, spec: BatchSpec) -> BatchSpec:
@@ -223,7 +225,10 @@ class RankingModel(torch.nn.Module):
         return spec
 
     def on_epoch_start(self, epoch: int, graph: UserItemGraph) -> None:
-        r"""Is called before each epoch, the first of which is 1."""
+        r"""Is called before each epoch, the first of which is 1. What it
+        makes anew, such as a graph of items, a model keeps in buffers whose
+        shapes stay: at the end, parameters and buffers are those of the best
+        epoch, plain attributes those of the last one."""
 
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
@@ -256,6 +261,12 @@ class RankingModel(torch.nn.Module):
         r"""Lets go of the raw features."""
         if self.item_features is not None:
             self.item_features.release()
+
+    @property
+    def lacks_features(self) -> bool:
+        r"""Whether the model reads features that it does not have."""
+        features = self.item_features
+        return features is not None and not features.available
 
     def give_features(self, view: InteractionData) -> None:
         r"""Takes the features that the model reads from a graph, if these

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_float, check_int
+from torch_promptmm.checks import check_choice, check_float, check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import (
     ModelOutput,
@@ -24,6 +24,7 @@ from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.nn.compression import compress
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.standard_rows import SCALINGS
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,16 @@ class Fusion:
         rank (int, optional): :math:`r`; 0 is no such part.
             (default: :obj:`0`)
         whole (float, optional): :math:`a`. (default: :obj:`1.0`)
+        scaling (dict, optional): How features of a modality are scaled, see
+            :class:`~torch_promptmm.models.ContentExpert`. (default: as the
+            content expert has it)
     """
     weights: Mapping[str, float] = field(default_factory=dict)
     popularity: float = 0.0
     cold_weight: float = 1.0
     rank: int = 0
     whole: float = 1.0
+    scaling: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
@@ -53,6 +58,8 @@ class Fusion:
         for name in ('popularity', 'cold_weight', 'whole'):
             check_float(name, getattr(self, name))
         check_int('rank', self.rank)
+        for name, scaling in self.scaling.items():
+            check_choice(f'scaling[{name!r}]', scaling, SCALINGS)
 
 
 class Ensemble(RankingModel):
@@ -65,10 +72,16 @@ class Ensemble(RankingModel):
         \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
         \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
 
-    The members learn rows of users and items, the content expert needs no
-    training. :math:`c^{(r)}` is :math:`c` in the :math:`r` leading joint
-    directions of the members' rows (:func:`~torch_promptmm.nn.compress`),
-    which are less noisy than all of them. What is not learned,
+    Of a member that needs dot products, such as one with a bias column,
+    :math:`\mathbf{e}_u^{\top} \mathbf{e}_i` takes the place of the cosine,
+    over the user's norm and the mean norm of items with interactions: it
+    ranks for each user as it does alone.
+
+    The members learn rows of users and items, and may read features too; the
+    content expert needs no training. :math:`c^{(r)}` is :math:`c` in the
+    :math:`r` leading joint directions of the members' rows
+    (:func:`~torch_promptmm.nn.compress`), which are less noisy than all of
+    them. What is not learned,
     :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
 
     Rows of the members for users and items *without a training interaction*
@@ -118,12 +131,14 @@ class Ensemble(RankingModel):
                          None if content is None else content.item_features)
         self.members = torch.nn.ModuleList(members)
         self.content = content
-        # In the state, for it is chosen for the members' weights.
+        # In the state, for it is chosen for the members' weights. The bits of
+        # doubles, which no change of the module's type rounds.
         self._fusion: Tensor
-        self.register_buffer('_fusion', torch.empty(4 + len(self.modalities),
-                                                    dtype=torch.double))
-        self._start = fusion or Fusion(dict.fromkeys(self.modalities, 1.0))
-        self.fusion = self._start
+        self.register_buffer('_fusion', torch.zeros(
+            4 + len(self.content_modalities), dtype=torch.long))
+        self.fusion = fusion or Fusion(
+            dict.fromkeys(self.content_modalities, 1.0))
+        self._start = self.fusion
 
     @classmethod
     def from_view(
@@ -133,7 +148,7 @@ class Ensemble(RankingModel):
         num_members: int = 1,
         num_layers: int = 2,
         hop: float = 2.0,
-        standardize: bool = True,
+        scaling: str | Mapping[str, str] = 'standardize',
         use_content: bool = True,
         **kwargs: Any,
     ) -> Ensemble:
@@ -149,8 +164,9 @@ class Ensemble(RankingModel):
             hop (float, optional): See
                 :class:`~torch_promptmm.models.ContentExpert`.
                 (default: :obj:`2.0`)
-            standardize (bool, optional): Standardise the features.
-                (default: :obj:`True`)
+            scaling (str or dict, optional): See
+                :class:`~torch_promptmm.models.ContentExpert`; on validation
+                another one may be chosen. (default: :obj:`"standardize"`)
             use_content (bool, optional): If :obj:`False`, no content is
                 read. (default: :obj:`True`)
             **kwargs (optional): Arguments of the model.
@@ -160,47 +176,95 @@ class Ensemble(RankingModel):
                             num_layers) for _ in range(num_members)]
         content = None
         if use_content and view.features:
-            content = ContentExpert.from_view(view, hop=hop,
-                                              standardize=standardize)
+            content = ContentExpert.from_view(view, hop=hop, scaling=scaling)
         return cls(members, content, **kwargs)
 
     @property
     def width(self) -> int:
-        parts = [*self.members, *([] if self.content is None else
-                                  [self.content])]
-        return self.fusion.rank + sum(
-            part.width for part in parts)  # type: ignore[misc]
+        return self.fusion.rank + sum(part.width for part in self._models)
+
+    @property
+    def content_modalities(self) -> list[str]:
+        r"""The names of the modalities of the content expert, which have a
+        weight."""
+        return [] if self.content is None else self.content.modalities
+
+    @property
+    def modalities(self) -> list[str]:
+        r"""The names of the modalities that any model in it reads."""
+        return list(dict.fromkeys(
+            name for part in self._models for name in part.modalities))
+
+    @property
+    def _models(self) -> list[RankingModel]:
+        content = [] if self.content is None else [self.content]
+        return [*content, *self.members]  # type: ignore[list-item]
+
+    @property
+    def lacks_features(self) -> bool:
+        return any(part.lacks_features for part in self._models)
+
+    def set_features(self, features: Mapping[str, Tensor],
+                     masks: Mapping[str, Tensor] | None = None) -> None:
+        if set(features) != set(self.modalities):
+            super().set_features(features, masks)  # Says what is wrong.
+        for part in self._models:
+            names = part.modalities
+            if names:
+                part.set_features({name: features[name] for name in names}, {
+                    k: v for k, v in (masks or {}).items() if k in names})
+
+    def release_features(self) -> None:
+        for part in self._models:
+            part.release_features()
+
+    def give_features(self, view: InteractionData) -> None:
+        for part in self._models:
+            part.give_features(view)
+
+    def cache_features(self, graph: UserItemGraph | None) -> None:
+        for part in self._models:
+            part.cache_features(graph)
 
     @property
     def fusion(self) -> Fusion:
         r"""How the parts are added up."""
-        rho, kappa, rank, whole, *weights = self._fusion.tolist()
-        return Fusion(dict(zip(self.modalities, weights, strict=True)), rho,
-                      kappa, int(rank), whole)
+        values = self._fusion.cpu().view(torch.double).tolist()
+        rho, kappa, rank, whole, *weights = values
+        return Fusion(
+            dict(zip(self.content_modalities, weights, strict=True)), rho,
+            kappa, int(rank), whole,
+            {} if self.content is None else self.content.scaling)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
-        if set(fusion.weights) != set(self.modalities):
+        names = self.content_modalities
+        if set(fusion.weights) != set(names):
             raise ValueError(f"'fusion' must have a weight for each of "
-                             f"{self.modalities} (got "
-                             f"{list(fusion.weights)})")
-        self._fusion.copy_(torch.tensor([
-            fusion.popularity, fusion.cold_weight, fusion.rank, fusion.whole,
-            *(fusion.weights[name] for name in self.modalities)
-        ], dtype=torch.double))
+                             f"{names} (got {list(fusion.weights)})")
+        if not set(fusion.scaling) <= set(names):
+            raise ValueError(f"'fusion' must have the scaling of no other "
+                             f"modality than {names} (got "
+                             f"{list(fusion.scaling)})")
+        if self.content is not None:
+            self.content.scaling = {**self.content.scaling, **fusion.scaling}
+        values = [fusion.popularity, fusion.cold_weight, fusion.rank,
+                  fusion.whole, *(fusion.weights[name] for name in names)]
+        self._fusion.copy_(
+            torch.tensor(values, dtype=torch.double).view(torch.long))
 
     @torch.no_grad()
-    def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
-        r"""Returns what the score is made of, before any weight: the rows of
-        all members side by side, with zero and imputed rows, whose dot
-        product is the mean of the members' cosines, and the unit rows of
-        each modality."""
+    def member_rows(self, graph: UserItemGraph) -> Pair:
+        r"""Returns the rows of all members side by side, with zero and
+        imputed rows, whose dot product is the mean of the members' cosines,
+        before any weight."""
         num = len(self.members)**0.5
-        output = [as_output(member(graph)) for member in self.members]
-        user = torch.cat([unit_rows(x.user) for x in output], dim=1) / num
-        item = torch.cat([unit_rows(x.item) for x in output], dim=1) / num
         degree_user = graph.user_item.crow.diff().view(-1, 1)
         degree_item = graph.item_user.crow.diff().view(-1, 1)
+        rows = [_unit_pair(member, graph, degree_item > 0)
+                for member in self._models if member is not self.content]
+        user = torch.cat([x for x, _ in rows], dim=1) / num
+        item = torch.cat([x for _, x in rows], dim=1) / num
         user = torch.where(degree_user > 0, user, 0.0)
         imputed: Tensor | float = 0.0
         if self.content is not None and bool((degree_item == 0).any()):
@@ -209,10 +273,15 @@ class Ensemble(RankingModel):
             features.require()
             imputed = ridge_rows(features.tensors, features.masks, item,
                                  degree_item.view(-1).to(item).sqrt())
-        item = torch.where(degree_item > 0, item, imputed)
+        return user, torch.where(degree_item > 0, item, imputed)
+
+    @torch.no_grad()
+    def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
+        r"""Returns what the score is made of, before any weight:
+        :meth:`member_rows`, and the unit rows of each modality."""
         content = {} if self.content is None else as_output(
             self.content(graph)).modalities
-        return (user, item), content
+        return self.member_rows(graph), content
 
     @torch.no_grad()
     def forward(
@@ -283,3 +352,15 @@ class Ensemble(RankingModel):
         return (f'{self.__class__.__name__}({len(self.members)} x '
                 f'{self.members[0]}, content={self.content}, '
                 f'{self.fusion})')
+
+
+def _unit_pair(member: RankingModel, graph: UserItemGraph,
+               warm: Tensor) -> Pair:
+    r"""A member's rows, whose dot product is its score on the scale of a
+    cosine."""
+    output = as_output(member(graph))
+    if member.needed_score != 'dot':
+        return unit_rows(output.user), unit_rows(output.item)
+    # The length of an item's row is part of the score, not of a user's.
+    length = output.item.norm(dim=1, keepdim=True)[warm].mean()
+    return unit_rows(output.user), output.item / length.clamp(min=1e-12)

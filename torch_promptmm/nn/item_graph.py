@@ -90,7 +90,8 @@ def item_knn_graph(
 
     def make() -> CSRMatrix:
         like = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float))
-        rows = StandardRows(x, with_features(x, mask), like, standardize)
+        rows = StandardRows(x, with_features(x, mask), like,
+                            'standardize' if standardize else 'raw')
         index, value = nearest_rows(rows, k, loop)
         if weight == 'binary':
             value = (index >= 0).to(value)

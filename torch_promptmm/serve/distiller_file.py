@@ -29,6 +29,8 @@ from torch_promptmm.train import load_weights
 from torch_promptmm.train.checkpoint import first_line
 
 _KIND = 'distiller'
+#: What of a teacher's final embeddings may be written.
+TABLES = ('full', 'half', 'none')
 
 
 class DistillerParts(NamedTuple):
@@ -61,8 +63,10 @@ class DistillerParts(NamedTuple):
     started: bool
 
 
-def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
-    r"""Writes a distiller, its interactions and its final embeddings."""
+def write_distiller(path: str | os.PathLike, parts: DistillerParts,
+                    teacher_tables: str = 'full') -> None:
+    r"""Writes a distiller, its interactions and its final embeddings; those
+    of the teacher in half precision, if they are to be."""
     tensors: dict[str, Tensor] = {}
     for name in ('student', 'teacher', 'prompt', 'projections'):
         module = getattr(parts, name)
@@ -74,6 +78,8 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
     tensors['graph.edge_index'] = parts.seen.graph.edge_index
     tensors['graph.known'] = parts.seen.known
     for model, (user, item) in parts.finals.items():
+        if model == 'teacher' and teacher_tables == 'half':
+            user, item = user.half(), item.half()
         tensors[f'final.{model}.user'] = user
         tensors[f'final.{model}.item'] = item
     for kind, ids in parts.seen.ids.items():
@@ -144,7 +150,8 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
 
     finals = {}
     for model in config['finals']:
-        user, item = [tensors[f'final.{model}.{x}'] for x in ('user', 'item')]
+        user, item = [_wide(tensors[f'final.{model}.{x}'])
+                      for x in ('user', 'item')]
         if (len(user), len(item)) != (student.num_users, student.num_items):
             raise ValueError(f"the {model}'s final embeddings are of "
                              f"{len(user)} users and {len(item)} items")
@@ -167,6 +174,11 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
                           Seen(graph, known.edge_index, ids), finals,
                           weights if teacher is None else {},
                           check_bool('started', config.get('started', True)))
+
+
+def _wide(x: Tensor) -> Tensor:
+    r"""A table in the type that it is ranked in."""
+    return x.float() if x.dtype == torch.half else x
 
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,

@@ -120,7 +120,7 @@ def fit(
         **{key: value for key, value in given.items() if value is not None},
         **kwargs,
     }
-    objective = _objective(ranked, options)
+    objective = pop_objective(ranked, options)
     check_names(options.keys() - {'l2', 'modality_weight', 'user_weight'})
     view = read_graph(train_data, edge_type, ranked.modalities or None,
                       need_features=bool(ranked.modalities))
@@ -152,8 +152,14 @@ def fit(
                  name=type(model).__name__, **options)
 
 
-def _objective(model: RankingModel,
-               options: dict[str, Any]) -> RankingObjective:
+def pop_objective(model: RankingModel,
+                  options: dict[str, Any]) -> RankingObjective:
+    r"""Takes what is of the ranking loss out of options, and returns it as
+    the model needs it.
+
+    Raises:
+        ValueError: If the model needs another score function.
+    """
     names = ('ranking_loss', 'score', 'temperature', 'num_negatives',
              'warm_negatives')
     chosen = {k: options.pop(k) for k in names if k in options}

@@ -29,6 +29,8 @@ from torch_promptmm.train.rows import (
 )
 
 Terms = dict[str, Tensor]
+# Entries of a history that are not a model's to name.
+_NAMES = ('epoch', 'loss', 'time', 'rank', 'l2', 'modality')
 
 
 class Task(torch.nn.Module):
@@ -193,10 +195,7 @@ class RankingTask(Task):
                 for x_user, x_item in out.modalities.values()
             ]).sum()
             total = total + self.modality_weight * terms['modality']
-        for name, value in self.model.extra_loss(batch, out).items():
-            terms[name] = value
-            total = total + value
-        return total, terms
+        return add_extra_loss(total, terms, self.model, batch, out), terms
 
     def embeddings(
         self,
@@ -213,6 +212,24 @@ def batch_l2(output: ModelOutput, batch: Batch) -> Tensor:
     item = item[:num_ego_items(batch)]
     total = user.square().sum() + item.square().sum()
     return total / (2 * max(batch.user.numel(), 1))
+
+
+def add_extra_loss(total: Tensor, terms: Terms, model: RankingModel,
+                   batch: Any, output: ModelOutput) -> Tensor:
+    r"""Adds a model's own loss terms to the others, and returns the new
+    total.
+
+    Raises:
+        ValueError: If one has the name of another entry of the history.
+    """
+    for name, value in model.extra_loss(batch, output).items():
+        if name in terms or name in _NAMES:
+            raise ValueError(f"'extra_loss' of '{type(model).__name__}' must "
+                             f"give its term another name than {name!r}, "
+                             f"which the history has already")
+        terms[name] = value
+        total = total + value
+    return total
 
 
 def _hides_tables(model: RankingModel) -> bool:
