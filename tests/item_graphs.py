@@ -8,7 +8,7 @@ import numpy as np
 import reference
 from contrasts import MASK, WIDTHS, I, array, features
 
-from torch_promptmm.models import ItemGraphModel
+from torch_promptmm.models.item_graph_model import ItemGraphModel
 
 Array = np.ndarray
 

@@ -42,9 +42,11 @@ class TestSuite(ModelSuite):
                            objective=RankingObjective(self.objective,
                                                       num_negatives=16))
 
-    def test_any_number_of_modalities(self):
-        # One weight alone has no gradient: its softmax is 1.
-        pytest.skip('see test_one_modality')
+    def epoch(self, task, batch_size=64):
+        left = super().epoch(task, batch_size)
+        if len(task.model.modalities) == 1:  # Its weight is 1.
+            left -= {'model.modality_weight'}
+        return left
 
 
 class TestAsPublished(TestSuite):
@@ -108,7 +110,7 @@ def test_known_answer() -> None:
         (edges.row, edges.col.long()), value, accumulate=True)
     for at, want in {(0, 1): .4721360, (2, 1): .2700907, (2, 2): .6909830,
                      (1, 2): 0.0, (3, 2): 0.0}.items():
-        assert float(out[at]) == pytest.approx(want, abs=1e-6), at
+        assert out[at].item() == pytest.approx(want, abs=1e-6), at
     model.feature_weight = 1.0
     model.find_neighbors()
     edges, value = model._item_graph()
@@ -122,11 +124,6 @@ def test_gradients_of_the_graph() -> None:
     parameters = [model.modality_weight, model.reduction('visual').weight,
                   model.reduction('textual').bias,
                   model.backbone.item_embedding.weight]
-
-    def items(*args: torch.Tensor) -> torch.Tensor:
-        for parameter, value in zip(parameters, args, strict=True):
-            parameter.data = value.data
-        return model(GRAPH).item
 
     out = torch.randn(I, 4, dtype=torch.double)
     grads = torch.autograd.grad((model(GRAPH).item * out).sum(), parameters)
@@ -225,14 +222,6 @@ def test_a_loaded_model_needs_no_features() -> None:
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match='give it the data again'):
         other.on_epoch_start(1, GRAPH)
-
-
-def test_one_modality() -> None:
-    model = LATTICE(U, I, {'visual': 6}, 4, k=2)
-    model.set_features({'visual': torch.randn(I, 6)})
-    model(GRAPH.to(dtype=torch.float)).item.square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.any() == (name != 'modality_weight'), name
 
 
 def test_a_cold_item_is_what_its_neighbours_are() -> None:

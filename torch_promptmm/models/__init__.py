@@ -12,7 +12,6 @@ from torch_promptmm.models.door import (
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
 from torch_promptmm.models.freedom import FREEDOM
-from torch_promptmm.models.item_graph_model import ItemGraphModel
 from torch_promptmm.models.lattice import LATTICE
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.mf import MF
@@ -25,6 +24,7 @@ from torch_promptmm.models.ngcf import NGCF
 from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.models.slmrec import SLMRec
+from torch_promptmm.models.smore import SMORE
 from torch_promptmm.models.vbpr import VBPR
 
 # The name that the paper gives it, for its role.
@@ -39,10 +39,10 @@ __all__ = classes = [
     'LightGCN',
     'LightGCNStudent',
     'VBPR',
-    'ItemGraphModel',
     'LATTICE',
     'FREEDOM',
     'MGCN',
+    'SMORE',
     'MultimodalTeacher',
     'TeacherOutput',
     'CLCRec',

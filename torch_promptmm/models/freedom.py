@@ -99,19 +99,21 @@ class FREEDOM(ItemGraphModel):
                          num_layers, k, loop, standardize)
         self.item_layers = check_int('item_layers', item_layers)
         self.edge_keep = check_float('edge_keep', edge_keep, 0.0, 1.0)
-        self.graph_weights = _check_weights(graph_weights, self.modalities)
+        _check_weights(graph_weights, self.modalities)
+        self.graph_weights = graph_weights
         self.item_graph = NeighborGraph(num_items, len(in_channels) * k)
         self.kept: tuple[UserItemGraph, UserItemGraph] | None = None
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), 'item_layers': self.item_layers,
-                'graph_weights': self.graph_weights,
+                'graph_weights': None if self.graph_weights is None else
+                dict(self.graph_weights),
                 'edge_keep': self.edge_keep}
 
     def build_graphs(self) -> None:
         self.item_graph.set(combine_graphs(
             [self.knn_graph(name, 'binary') for name in self.modalities],
-            [self.graph_weights[name] for name in self.modalities]))
+            _check_weights(self.graph_weights, self.modalities)))
 
     def on_epoch_start(self, epoch: int, graph: UserItemGraph) -> None:
         r"""Draws the interactions of the epoch."""
@@ -160,11 +162,11 @@ class FREEDOM(ItemGraphModel):
 
 
 def _check_weights(weights: Mapping[str, float] | None,
-                   modalities: list[str]) -> dict[str, float]:
+                   modalities: list[str]) -> list[float]:
     if weights is None:
-        return dict.fromkeys(modalities, 1.0 / len(modalities))
+        return [1.0 / len(modalities)] * len(modalities)
     if set(weights) != set(modalities):
         raise ValueError(f"'graph_weights' must have the modalities "
                          f"{modalities} (got {list(weights)})")
-    return {name: check_float(f'graph_weights[{name!r}]', weights[name])
-            for name in modalities}
+    return [check_float(f'graph_weights[{name!r}]', weights[name])
+            for name in modalities]

@@ -116,8 +116,9 @@ class ItemGraphModel(RankingModel):
     def knn_graph(self, name: str, weight: str = 'cosine') -> CSRMatrix:
         r"""Returns the graph of a modality's features."""
         x, mask = self.item_features.rows(name)
+        scaling = 'standardize' if self.standardize else 'raw'
         return item_knn_graph(x, self.k, mask, self.loop, weight,
-                              standardize=self.standardize, cache='memory')
+                              scaling=scaling, cache='memory')
 
     def build_graphs(self) -> None:
         r"""Makes all graphs of features that are new."""

@@ -175,9 +175,9 @@ class LATTICE(ItemGraphModel):
         for number, name in enumerate(self.modalities):
             h = self.reduced(name)
             there = with_features(*self.item_features.rows(name))
-            rows = StandardRows(h, there.to(h.device), h, standardize=False)
+            rows = StandardRows(h, there.to(h.device), h, 'raw')
             self.learnt_index[number] = nearest_rows(rows, self.k,
-                                                     self.loop).index
+                                                     self.loop).col
         self.value.copy_(self._values())
         self._is_new = True
 

@@ -1,26 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_float, check_int
-from torch_promptmm.loader import Batch
-from torch_promptmm.loss import InfoNCE
-from torch_promptmm.models.base import ModelOutput, take
-from torch_promptmm.models.item_graph_model import ItemGraphModel
+from torch_promptmm.models.side_view_model import SideViewModel
 from torch_promptmm.nn.functional import modality_key
-from torch_promptmm.nn.graph import UserItemGraph
-from torch_promptmm.nn.neighbor_graph import NeighborGraph
-from torch_promptmm.nn.propagation import propagate
-
-Pair = tuple[Tensor, Tensor]
 
 
-class MGCN(ItemGraphModel):
+class MGCN(SideViewModel):
     r"""The model of `"Multi-View Graph Convolutional Network for Multimedia
     Recommendation" <https://arxiv.org/abs/2308.03588>`_. What a modality
     says of an item is a gate on the item's own embedding, which is smoothed
@@ -107,16 +96,11 @@ class MGCN(ItemGraphModel):
         loop: bool = True,
         standardize: bool = True,
     ) -> None:
-        super().__init__(num_users, num_items, in_channels, hidden_channels,
-                         num_layers, k, loop, standardize)
-        self.item_layers = check_int('item_layers', item_layers)
-        self.contrast_weight = check_float('contrast_weight', contrast_weight)
-        self.contrast = InfoNCE(temperature)
-        keys, d = list(map(modality_key, in_channels)), hidden_channels
-        self.item_graphs = torch.nn.ModuleDict({
-            key: NeighborGraph(num_items, k) for key in keys})
-        self.gates, self.preferences = (torch.nn.ModuleDict({
-            key: torch.nn.Linear(d, d) for key in keys}) for _ in range(2))
+        keys = list(map(modality_key, in_channels))
+        super().__init__(dict.fromkeys(keys, k), item_layers, contrast_weight,
+                         temperature, num_users, num_items, in_channels,
+                         hidden_channels, num_layers, k, loop, standardize)
+        d = hidden_channels
         self.attention = torch.nn.Sequential(
             torch.nn.Linear(d, d), torch.nn.Tanh(),
             torch.nn.Linear(d, 1, bias=False))
@@ -124,72 +108,23 @@ class MGCN(ItemGraphModel):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        for module in (*self.gates.values(), *self.preferences.values(),
-                       self.attention[0], self.attention[2]):
+        for module in (self.attention[0], self.attention[2]):
             module.reset_parameters()
-
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), 'item_layers': self.item_layers,
-                'contrast_weight': self.contrast_weight,
-                'temperature': self.contrast.temperature}
 
     def build_graphs(self) -> None:
         for name in self.modalities:
-            graph = self.item_graphs[modality_key(name)]
-            graph.set(self.knn_graph(name))  # type: ignore[operator]
+            self.item_graph(modality_key(name)).set(self.knn_graph(name))
 
-    def forward(
-        self,
-        graph: Adj | UserItemGraph,
-        user_id: Tensor | None = None,
-        item_id: Tensor | None = None,
-    ) -> ModelOutput:
-        r"""Returns user and item embeddings and those of each modality."""
-        graph = self._as_graph(graph)
-        content = self.backbone(graph, user_id, item_id)
-        views = self._views(graph, user_id, item_id)
-        sides = [self._side(x, [pair[i] for pair in views.values()])
-                 for i, x in enumerate(content)]
-        user, item = (a + b for a, b in zip(content, sides, strict=True))
-        return ModelOutput(user, item, views, own={
-            'user': content[0], 'item': content[1],
-            'user_side': sides[0], 'item_side': sides[1]})
+    def signals(self) -> dict[str, Tensor]:
+        return {modality_key(name): self.reduced(name)
+                for name in self.modalities}
 
-    def _views(self, graph: UserItemGraph, user_id: Tensor | None,
-               item_id: Tensor | None) -> dict[str, Pair]:
-        r"""What each modality says of users and items."""
-        q, items = self.backbone.item_embedding.weight, []
-        for name in self.modalities:
-            key = modality_key(name)
-            x = q * self.gates[key](self.reduced(name)).sigmoid()
-            for _ in range(self.item_layers):
-                x = self.item_graphs[key](x)
-            items.append(x)
-        item = torch.cat(items, dim=1)
-        item = take(item, graph.item_n_id)
-        # With the item itself at weight 1, users take one step.
-        rows = propagate(graph, None, item, (1.0, 1.0), user_id, item_id)
-        width = self.hidden_channels
-        return dict(zip(self.modalities, zip(
-            *(x.split(width, dim=1) for x in rows), strict=True), strict=True))
-
-    def _side(self, content: Tensor, views: list[Tensor]) -> Tensor:
-        r"""What the modalities say of nodes, weighed by their behaviour."""
-        score = torch.cat([self.attention(x) for x in views], dim=1)
-        weight = score.softmax(dim=1).unsqueeze(-1)
-        common = (torch.stack(views, dim=1) * weight).sum(dim=1)
+    def side(self, content: Tensor, views: dict[str, Tensor]) -> Tensor:
+        x = torch.stack(list(views.values()))
+        weight = self.attention(x).softmax(dim=0)
+        common = (weight * x).sum(dim=0)
         out = common
-        for x, preference in zip(views, self.preferences.values(),
-                                 strict=True):
-            out = out + preference(content).sigmoid() * (x - common)
+        for key, view in views.items():
+            preference = self.preferences[key](content).sigmoid()
+            out = out + preference * (view - common)
         return out / (len(views) + 1)
-
-    def extra_loss(self, batch: Batch,
-                   output: ModelOutput) -> dict[str, Tensor]:
-        if self.contrast_weight == 0.0:
-            return {}
-        own, size = output.own, batch.positive.numel()
-        total = self.contrast(own['user_side'], own['user'], batch.user)
-        total = total + self.contrast(own['item_side'][:size],
-                                      own['item'][:size], batch.positive)
-        return {'contrast': self.contrast_weight * total}

@@ -53,6 +53,7 @@ class CSRMatrix:
             warnings.simplefilter('ignore', UserWarning)
             return torch.sparse_csr_tensor(self.crow, self.col, self.value,
                                            size=self.shape,
+                                           device=self.value.device,
                                            check_invariants=False)
 
     @cached_property

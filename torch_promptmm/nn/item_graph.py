@@ -25,7 +25,7 @@ from torch_promptmm.nn.neighbors import (
     normalize_graph,
     to_graph,
 )
-from torch_promptmm.nn.standard_rows import StandardRows
+from torch_promptmm.nn.standard_rows import SCALINGS, StandardRows
 
 WEIGHTS = ('cosine', 'binary')
 
@@ -38,7 +38,7 @@ def item_knn_graph(
     loop: bool = True,
     weight: str = 'cosine',
     norm: str | None = 'sym',
-    standardize: bool = True,
+    scaling: str = 'standardize',
     cache: str | os.PathLike | None = None,
 ) -> CSRMatrix:
     r"""Returns the graph in which each item has an edge to the :math:`k`
@@ -70,8 +70,9 @@ def item_knn_graph(
             :math:`S_{ij} \in \{0, 1\}`. (default: :obj:`"cosine"`)
         norm (str, optional): :obj:`"sym"` as above, :obj:`"row"` for
             :math:`S_{ij} / d_i`, or :obj:`None`. (default: :obj:`"sym"`)
-        standardize (bool, optional): If :obj:`False`, features are taken as
-            they are. (default: :obj:`True`)
+        scaling (str, optional): What the features go through first,
+            :obj:`"standardize"`, :obj:`"whiten"`, or :obj:`"raw"` for
+            nothing. (default: :obj:`"standardize"`)
         cache (str, optional): A folder that keeps the graph, or
             :obj:`"memory"` for the last few graphs of the process. It is
             found again by a hash of the features and all arguments.
@@ -85,17 +86,16 @@ def item_knn_graph(
         'loop': check_bool('loop', loop),
         'weight': check_choice('weight', weight, WEIGHTS),
         'norm': check_choice('norm', norm, NORMS),
-        'standardize': check_bool('standardize', standardize),
+        'scaling': check_choice('scaling', scaling, SCALINGS),
     }
 
     def make() -> CSRMatrix:
         like = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float))
-        rows = StandardRows(x, with_features(x, mask), like,
-                            'standardize' if standardize else 'raw')
-        index, value = nearest_rows(rows, k, loop)
+        rows = StandardRows(x, with_features(x, mask), like, scaling)
+        col, value = nearest_rows(rows, k, loop)
         if weight == 'binary':
-            value = (index >= 0).to(value)
-        return normalize_graph(to_graph(Neighbors(index, value), x.size(0)),
+            value = (col >= 0).to(value)
+        return normalize_graph(to_graph(Neighbors(col, value), x.size(0)),
                                norm)
 
     return cached_graph(cache, make, x, mask, arguments)
