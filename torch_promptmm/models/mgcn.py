@@ -109,7 +109,7 @@ class MGCN(SideViewModel):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         for module in (self.attention[0], self.attention[2]):
-            module.reset_parameters()
+            module.reset_parameters()  # type: ignore
 
     def build_graphs(self) -> None:
         for name in self.modalities:

@@ -96,9 +96,8 @@ def top_of_rows(x: Tensor, k: int) -> Neighbors:
 
 
 def to_graph(neighbors: Neighbors, num_cols: int) -> CSRMatrix:
-    r"""Returns neighbours of a positive value as a sparse matrix."""
-    row, at = ((neighbors.col >= 0) & (neighbors.value > 0)).nonzero(
-        as_tuple=True)
+    r"""Returns neighbours as a sparse matrix."""
+    row, at = (neighbors.col >= 0).nonzero(as_tuple=True)
     return compress(row, neighbors.col[row, at], neighbors.value[row, at],
                     neighbors.col.size(0), num_cols)
 
