@@ -22,6 +22,7 @@ from torch_promptmm.nn import (
 )
 from torch_promptmm.nn.csr import CSRMatrix, compress
 from torch_promptmm.nn.neighbors import to_neighbors, top_of_rows
+from torch_promptmm.nn.standard_rows import StandardRows
 
 Array = np.ndarray
 TOY = torch.tensor([[1, 0], [1, .5], [0, 1], [-1, 0]], dtype=torch.double)
@@ -67,12 +68,12 @@ def normalised(x: Array, norm: str | None) -> Array:
 
 
 def test_known_answer() -> None:
-    kept = dense(item_knn_graph(TOY, 2, norm=None, standardize=False))
+    kept = dense(item_knn_graph(TOY, 2, norm=None, scaling='raw'))
     want = [[1, .8944272, 0, 0], [.8944272, 1, 0, 0], [0, .4472136, 1, 0],
             [0, 0, 0, 1]]
     assert_close(kept, torch.tensor(want, dtype=torch.double), atol=1e-7,
                  rtol=0)
-    graph = dense(item_knn_graph(TOY, 2, standardize=False))
+    graph = dense(item_knn_graph(TOY, 2, scaling='raw'))
     for at, value in {(0, 1): .4721360, (2, 1): .2700907, (2, 2): .6909830,
                       (1, 2): 0.0}.items():
         assert float(graph[at]) == pytest.approx(value, abs=1e-7), at
@@ -80,7 +81,7 @@ def test_known_answer() -> None:
 
 def test_known_answer_of_a_binary_graph() -> None:
     # The fourth item has two neighbours as well, one at a cosine of zero.
-    graph = item_knn_graph(TOY, 2, weight='binary', standardize=False)
+    graph = item_knn_graph(TOY, 2, weight='binary', scaling='raw')
     assert graph.nnz == 8
     assert_close(graph.value, torch.full((8, ), 0.5, dtype=torch.double))
 
@@ -101,7 +102,8 @@ def test_equals_numpy(loop: bool, weight: str, norm: str | None,
     x[5] = 0.0
     want = normalised(knn(np.nan_to_num(x.numpy()), 4, mask.numpy(), loop,
                           weight == 'binary', standardize), norm)
-    out = item_knn_graph(x, 4, mask, loop, weight, norm, standardize)
+    out = item_knn_graph(x, 4, mask, loop, weight, norm,
+                         'standardize' if standardize else 'raw')
     np.testing.assert_allclose(dense(out).numpy(), want, atol=1e-12)
 
 
@@ -114,7 +116,7 @@ def test_odd_shapes(num_items: int, width: int, k: int, loop: bool,
     x = torch.randint(-1, 2, (num_items, width), generator=generator).double()
     mask = torch.tensor(data.draw(st.lists(
         st.booleans(), min_size=num_items, max_size=num_items)))
-    out = dense(item_knn_graph(x, k, mask, loop, 'binary', None, False))
+    out = dense(item_knn_graph(x, k, mask, loop, 'binary', None, 'raw'))
     want = knn(x.numpy(), k, mask.numpy(), loop, True, False)
     assert_close(out.sum(1), torch.from_numpy(want.sum(1)))
     there = mask & (x != 0).any(1)
@@ -137,11 +139,11 @@ def test_items_without_the_modality() -> None:
 def test_equal_cosines_are_taken_in_order() -> None:
     x = torch.tensor([[1., 0.]] * 6)
     out = dense(item_knn_graph(x, 3, loop=False, norm=None,
-                               standardize=False))
+                               scaling='raw'))
     assert out[5].nonzero().view(-1).tolist() == [0, 1, 2]
     assert out[0].nonzero().view(-1).tolist() == [1, 2, 3]
     # The item itself stays, although others are equal to it.
-    out = dense(item_knn_graph(x, 3, norm=None, standardize=False))
+    out = dense(item_knn_graph(x, 3, norm=None, scaling='raw'))
     assert out[5].nonzero().view(-1).tolist() == [0, 1, 5]
 
 
@@ -150,10 +152,19 @@ def test_top_of_rows() -> None:
     x = torch.tensor([[1., 3., 3., 2.], [-inf, 0., -inf, 0.],
                       [-inf] * 4, [5., 5., 5., 5.]])
     out = top_of_rows(x, 3)
-    assert out.index.tolist() == [[1, 2, 3], [1, 3, -1], [-1] * 3, [0, 1, 2]]
+    assert out.col.tolist() == [[1, 2, 3], [1, 3, -1], [-1] * 3, [0, 1, 2]]
     assert out.value.tolist() == [[3, 3, 2], [0, 0, 0], [0] * 3, [5] * 3]
-    assert top_of_rows(x[:, :2], 3).index[0].tolist() == [1, 0, -1]
-    assert top_of_rows(x[:0], 3).index.shape == (0, 3)
+    assert top_of_rows(x[:, :2], 3).col[0].tolist() == [1, 0, -1]
+    assert top_of_rows(x[:0], 3).col.shape == (0, 3)
+
+
+def test_whitened_features() -> None:
+    x = torch.randn(30, 4) @ torch.randn(4, 4)
+    rows = StandardRows(x, None, x, 'whiten')(slice(0, 30))
+    want = rows @ rows.t()
+    want = torch.where(want >= want.topk(5).values[:, -1:], want, 0.0)
+    out = dense(item_knn_graph(x, 5, norm=None, scaling='whiten'))
+    assert_close(out, want.clamp(min=0))
 
 
 def test_relabelling_permutes() -> None:
@@ -176,7 +187,7 @@ def test_a_mean_makes_no_hubs() -> None:
     x = torch.randn(200, 4, generator=generator) * torch.rand(
         200, 1, generator=generator) + 10
     raw = dense(item_knn_graph(x, 5, weight='binary', norm=None,
-                               standardize=False)).sum(0).max()
+                               scaling='raw')).sum(0).max()
     out = dense(item_knn_graph(x, 5, weight='binary', norm=None)).sum(0).max()
     assert int(out) < 30 and int(raw) < 200
 
@@ -231,12 +242,14 @@ def test_cache(cache, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, (args, kwargs) in enumerate([
             ((other, 5), {}), ((x, 4), {}), ((x, 5, mask), {}),
             ((x, 5, another), {}), ((x, 5), {'loop': False}),
-            ((x, 5), {'weight': 'binary'}), ((x, 5), {'norm': 'row'}),
-            ((x, 5), {'standardize': False}), ((x.double(), 5), {}),
+            ((x, 5), {'scaling': 'raw'}), ((x.double(), 5), {}),
             ((x.view(-1, 3), 5), {})]):
-        for _ in range(2):
-            item_knn_graph(*args, **kwargs, cache=cache)
+        # Weights and norms are made of what is there.
+        for more in ({}, {'norm': 'row'}, {'weight': 'binary'}, {}):
+            out = item_knn_graph(*args, **kwargs, **more, cache=cache)
             assert len(made) == 3 + number
+        assert torch.equal(dense(out), dense(item_knn_graph(*args, **kwargs)))
+        del made[-1]
 
 
 def test_memory_keeps_the_last_few(monkeypatch) -> None:
@@ -245,8 +258,7 @@ def test_memory_keeps_the_last_few(monkeypatch) -> None:
     x = torch.randn(8, 2)
     for k in (1, 2, 1, 3):
         item_knn_graph(x, k, cache='memory')
-    assert sorted(graph.nnz for graph in graph_cache._memory.values()) == [
-        item_knn_graph(x, k).nnz for k in (1, 3)]
+    assert [x.nnz for x in graph_cache._memory.values()] == [8, 24]
     graph_cache._memory.clear()
 
 

@@ -255,3 +255,15 @@ def test_bad_input() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_more_entries_than_places() -> None:
+    # Each of 2 x 2 places three times.
+    matrix = CSRMatrix(torch.tensor([0, 6, 12]), torch.tensor([0, 1] * 6),
+                       torch.zeros(12), 2)
+    a, b = torch.randn(2, 2, 3, dtype=torch.double).requires_grad_().unbind()
+    out = sddmm(matrix, a, b)
+    torch.testing.assert_close(out.view(2, 3, 2),
+                               (a @ b.t()).unsqueeze(1).expand(2, 3, 2))
+    assert torch.autograd.gradcheck(lambda *x: sddmm(matrix, *x), (
+        a.detach().requires_grad_(), b.detach().requires_grad_()))

@@ -11,10 +11,13 @@ from torch_promptmm.models.door import (
     embed,
 )
 from torch_promptmm.models.ensemble import Ensemble, Fusion
+from torch_promptmm.models.freedom import FREEDOM
 from torch_promptmm.models.gcn import GCN
 from torch_promptmm.models.grcn import GRCN
+from torch_promptmm.models.lattice import LATTICE
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.mf import MF
+from torch_promptmm.models.mgcn import MGCN
 from torch_promptmm.models.mlp import MLP
 from torch_promptmm.models.mmgcn import MMGCN
 from torch_promptmm.models.multimodal_teacher import (
@@ -26,6 +29,7 @@ from torch_promptmm.models.propagated_features import PropagatedFeatures
 from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.models.side_by_side import standard_pair
 from torch_promptmm.models.slmrec import SLMRec
+from torch_promptmm.models.smore import SMORE
 from torch_promptmm.models.vbpr import VBPR
 
 # The name that the paper gives it, for its role.
@@ -44,6 +48,10 @@ __all__ = classes = [
     'MLP',
     'MMGCN',
     'GRCN',
+    'LATTICE',
+    'FREEDOM',
+    'MGCN',
+    'SMORE',
     'MultimodalTeacher',
     'TeacherOutput',
     'CLCRec',

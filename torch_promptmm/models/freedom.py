@@ -7,10 +7,10 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_float, check_int
-from torch_promptmm.models.base import ModelOutput, take
+from torch_promptmm.models.base import ModelOutput, global_ids, take
 from torch_promptmm.models.item_graph_model import ItemGraphModel
 from torch_promptmm.nn.edge_drop import drop_edges
-from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.neighbor_graph import NeighborGraph
 from torch_promptmm.nn.neighbors import combine_graphs
 
@@ -38,8 +38,8 @@ class FREEDOM(ItemGraphModel):
     :func:`~torch_promptmm.train.fit`. It has :math:`(|\mathcal{U}| +
     |\mathcal{I}|) d + \sum_m (d_m + 1) d` parameters.
 
-    A training step reads the features of the batch's items alone, and
-    evaluation none.
+    A training step reads the features of the batch's items alone. A loaded
+    model is evaluated without any.
 
     Differs from the `published code <https://github.com/enoche/FREEDOM>`_ in:
 
@@ -99,19 +99,21 @@ class FREEDOM(ItemGraphModel):
                          num_layers, k, loop, standardize)
         self.item_layers = check_int('item_layers', item_layers)
         self.edge_keep = check_float('edge_keep', edge_keep, 0.0, 1.0)
-        self.graph_weights = _check_weights(graph_weights, self.modalities)
+        _check_weights(graph_weights, self.modalities)
+        self.graph_weights = graph_weights
         self.item_graph = NeighborGraph(num_items, len(in_channels) * k)
         self.kept: tuple[UserItemGraph, UserItemGraph] | None = None
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), 'item_layers': self.item_layers,
-                'graph_weights': self.graph_weights,
+                'graph_weights': None if self.graph_weights is None else
+                dict(self.graph_weights),
                 'edge_keep': self.edge_keep}
 
     def build_graphs(self) -> None:
         self.item_graph.set(combine_graphs(
             [self.knn_graph(name, 'binary') for name in self.modalities],
-            [self.graph_weights[name] for name in self.modalities]))
+            _check_weights(self.graph_weights, self.modalities)))
 
     def on_epoch_start(self, epoch: int, graph: UserItemGraph) -> None:
         r"""Draws the interactions of the epoch."""
@@ -129,16 +131,10 @@ class FREEDOM(ItemGraphModel):
     ) -> ModelOutput:
         r"""Returns user and item embeddings, and, where the features are
         set, those of each modality."""
-        out = self._fused(graph, user_id, item_id, 0)
-        if self.item_features.available:
-            rows = item_id
-            if isinstance(graph, UserItemGraph) and graph.is_batch:
-                assert graph.item_n_id is not None
-                rows = take(graph.item_n_id, item_id)
-            out.modalities.update({
-                name: (out.user, self.reduced(name, rows))
-                for name in self.modalities})
-        return out
+        graph = self._as_graph(graph)
+        user, item = self.backbone(graph, user_id, item_id)
+        names = self.modalities if self.item_features.available else []
+        return self._output(ModelOutput(user, item), names, graph, item_id)
 
     def rows(
         self,
@@ -149,30 +145,28 @@ class FREEDOM(ItemGraphModel):
     ) -> ModelOutput:
         if self.training and self.kept is not None and self.kept[0] is graph:
             graph = self.kept[1]
-        out = self._fused(graph, user_id, item_id, num_ego)
-        out.modalities.update({
-            name: (out.user, self.reduced(name, item_id))
-            for name in self.modalities})
-        return out
-
-    def _fused(self, graph: Adj | UserItemGraph, user_id: Tensor | None,
-               item_id: Tensor | None, num_ego: int) -> ModelOutput:
-        h = self.backbone.item_embedding.weight
-        graph = as_graph(graph, self.num_users, self.num_items, h.device,
-                         h.dtype, batch=True)
         out = self.backbone.rows(graph, user_id, item_id, num_ego)
+        return self._output(out, self.modalities, graph, item_id)
+
+    def _output(self, ids: ModelOutput, names: list[str],
+                graph: UserItemGraph, item_id: Tensor | None) -> ModelOutput:
+        r"""Adds what an item's neighbours say, and some modalities."""
+        h = self.backbone.item_embedding.weight
         for _ in range(self.item_layers):
             h = self.item_graph(h)
-        h = take(take(h, graph.item_n_id), item_id)
-        return ModelOutput(out.user, out.item + h, ego=out.ego)
+        item_id = global_ids(graph, None, item_id)[1]
+        return ModelOutput(
+            ids.user, ids.item + take(h, item_id),
+            {name: (ids.user, self.reduced(name, item_id)) for name in names},
+            ego=ids.ego)
 
 
 def _check_weights(weights: Mapping[str, float] | None,
-                   modalities: list[str]) -> dict[str, float]:
+                   modalities: list[str]) -> list[float]:
     if weights is None:
-        return dict.fromkeys(modalities, 1.0 / len(modalities))
+        return [1.0 / len(modalities)] * len(modalities)
     if set(weights) != set(modalities):
         raise ValueError(f"'graph_weights' must have the modalities "
                          f"{modalities} (got {list(weights)})")
-    return {name: check_float(f'graph_weights[{name!r}]', weights[name])
-            for name in modalities}
+    return [check_float(f'graph_weights[{name!r}]', weights[name])
+            for name in modalities]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_bool, check_int
 from torch_promptmm.data import InteractionData
@@ -12,6 +13,7 @@ from torch_promptmm.models.base import RankingModel
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.nn.csr import CSRMatrix
 from torch_promptmm.nn.functional import modality_key
+from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.item_graph import item_knn_graph
 from torch_promptmm.nn.reduction import PromptedReduction
@@ -106,11 +108,17 @@ class ItemGraphModel(RankingModel):
         out = self.reduction(name)(x, mask=mask)
         return out if back is None else out.index_select(0, back)
 
+    def _as_graph(self, graph: Adj | UserItemGraph) -> UserItemGraph:
+        like = self.backbone.item_embedding.weight
+        return as_graph(graph, self.num_users, self.num_items, like.device,
+                        like.dtype, batch=True)
+
     def knn_graph(self, name: str, weight: str = 'cosine') -> CSRMatrix:
         r"""Returns the graph of a modality's features."""
         x, mask = self.item_features.rows(name)
+        scaling = 'standardize' if self.standardize else 'raw'
         return item_knn_graph(x, self.k, mask, self.loop, weight,
-                              standardize=self.standardize, cache='memory')
+                              scaling=scaling, cache='memory')
 
     def build_graphs(self) -> None:
         r"""Makes all graphs of features that are new."""
@@ -121,6 +129,13 @@ class ItemGraphModel(RankingModel):
         r"""Whether the model has seen features."""
         return all(bool(self.reduction(name).num_items > 0)
                    for name in self.modalities)
+
+    def require_graphs(self) -> None:
+        r"""Raises a :obj:`ValueError` if there are no graphs yet."""
+        if not self.has_statistics:
+            raise ValueError("The model has no graph of its items yet: give "
+                             "it the features ('from_data', 'set_features' "
+                             "or 'fit')")
 
     def set_features(
         self,

@@ -77,7 +77,7 @@ def co_occurrence_graph(
         _block(there, back, row, count, weight, start, stop, k)
         for start, stop in _blocks(paths, max(1, _BLOCK_SIZE // num_nodes))
     ]
-    neighbors = Neighbors(torch.cat([x.index for x in out]),
+    neighbors = Neighbors(torch.cat([x.col for x in out]),
                           torch.cat([x.value for x in out]).to(graph.dtype))
     return normalize_graph(to_graph(neighbors, num_nodes), norm)
 

@@ -79,4 +79,4 @@ def hash_of(x: Tensor, mask: Tensor | None,
 
 def _bytes(x: Tensor) -> Any:
     x = x.detach().cpu().contiguous()
-    return memoryview(x.view(torch.uint8).numpy())
+    return x.view(torch.uint8).numpy()

@@ -15,17 +15,16 @@ from torch_promptmm.checks import (
     check_mask,
     check_matrix,
 )
-from torch_promptmm.nn.csr import CSRMatrix
+from torch_promptmm.nn.csr import CSRMatrix, compress_sorted
 from torch_promptmm.nn.feature_matmul import row_slices
 from torch_promptmm.nn.graph_cache import cached_graph
 from torch_promptmm.nn.neighbors import (
     NORMS,
-    Neighbors,
     nearest_rows,
     normalize_graph,
     to_graph,
 )
-from torch_promptmm.nn.standard_rows import StandardRows
+from torch_promptmm.nn.standard_rows import SCALINGS, StandardRows
 
 WEIGHTS = ('cosine', 'binary')
 
@@ -38,7 +37,7 @@ def item_knn_graph(
     loop: bool = True,
     weight: str = 'cosine',
     norm: str | None = 'sym',
-    standardize: bool = True,
+    scaling: str = 'standardize',
     cache: str | os.PathLike | None = None,
 ) -> CSRMatrix:
     r"""Returns the graph in which each item has an edge to the :math:`k`
@@ -70,35 +69,38 @@ def item_knn_graph(
             :math:`S_{ij} \in \{0, 1\}`. (default: :obj:`"cosine"`)
         norm (str, optional): :obj:`"sym"` as above, :obj:`"row"` for
             :math:`S_{ij} / d_i`, or :obj:`None`. (default: :obj:`"sym"`)
-        standardize (bool, optional): If :obj:`False`, features are taken as
-            they are. (default: :obj:`True`)
-        cache (str, optional): A folder that keeps the graph, or
-            :obj:`"memory"` for the last few graphs of the process. It is
-            found again by a hash of the features and all arguments.
-            (default: :obj:`None`)
+        scaling (str, optional): What the features go through first,
+            :obj:`"standardize"`, :obj:`"whiten"`, or :obj:`"raw"` for
+            nothing. (default: :obj:`"standardize"`)
+        cache (str, optional): A folder that keeps the neighbours and their
+            cosines, or :obj:`"memory"` for the last few of the process. They
+            are found again by a hash of the features and all that they
+            depend on. (default: :obj:`None`)
     """
     check_matrix('x', x)
     if mask is not None:
         check_mask('mask', mask, x.size(0))
+    check_choice('weight', weight, WEIGHTS)
+    check_choice('norm', norm, NORMS)
     arguments: dict[str, Any] = {
         'k': check_int('k', k, 1),
         'loop': check_bool('loop', loop),
-        'weight': check_choice('weight', weight, WEIGHTS),
-        'norm': check_choice('norm', norm, NORMS),
-        'standardize': check_bool('standardize', standardize),
+        'scaling': check_choice('scaling', scaling, SCALINGS),
     }
 
     def make() -> CSRMatrix:
         like = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float))
-        rows = StandardRows(x, with_features(x, mask), like,
-                            'standardize' if standardize else 'raw')
-        index, value = nearest_rows(rows, k, loop)
-        if weight == 'binary':
-            value = (index >= 0).to(value)
-        return normalize_graph(to_graph(Neighbors(index, value), x.size(0)),
-                               norm)
+        rows = StandardRows(x, with_features(x, mask), like, scaling)
+        return to_graph(nearest_rows(rows, k, loop), x.size(0))
 
-    return cached_graph(cache, make, x, mask, arguments)
+    graph = cached_graph(cache, make, x, mask, arguments)
+    if weight == 'binary':
+        graph = graph.with_value(torch.ones_like(graph.value))
+    else:
+        kept = graph.value > 0
+        graph = compress_sorted(graph.row[kept], graph.col[kept],
+                                graph.value[kept], *graph.shape)
+    return normalize_graph(graph, norm)
 
 
 def with_features(x: Tensor, mask: Tensor | None) -> Tensor:

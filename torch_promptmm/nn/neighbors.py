@@ -22,7 +22,7 @@ _BLOCK_SIZE = 2**24  # Elements of a block of similarities: 64 MiB.
 class Neighbors(NamedTuple):
     r"""The best columns of each row, best first. Of two that are equally
     good, the one with the smaller number comes first."""
-    index: Tensor  # [n, k], -1 where a row has fewer.
+    col: Tensor  # [n, k], -1 where a row has fewer.
     value: Tensor  # [n, k], 0 there.
 
 
@@ -68,7 +68,7 @@ def nearest_rows(rows: StandardRows, k: int, loop: bool) -> Neighbors:
     if not out:
         empty = rows.like.new_zeros(0, k)
         return Neighbors(empty.long(), empty)
-    return Neighbors(torch.cat([x.index for x in out]),
+    return Neighbors(torch.cat([x.col for x in out]),
                      torch.cat([x.value for x in out]))
 
 
@@ -96,11 +96,10 @@ def top_of_rows(x: Tensor, k: int) -> Neighbors:
 
 
 def to_graph(neighbors: Neighbors, num_cols: int) -> CSRMatrix:
-    r"""Returns neighbours of a positive value as a sparse matrix."""
-    row, at = ((neighbors.index >= 0) & (neighbors.value > 0)).nonzero(
-        as_tuple=True)
-    return compress(row, neighbors.index[row, at], neighbors.value[row, at],
-                    neighbors.index.size(0), num_cols)
+    r"""Returns neighbours as a sparse matrix."""
+    row, at = (neighbors.col >= 0).nonzero(as_tuple=True)
+    return compress(row, neighbors.col[row, at], neighbors.value[row, at],
+                    neighbors.col.size(0), num_cols)
 
 
 def to_neighbors(matrix: CSRMatrix, k: int) -> Neighbors:

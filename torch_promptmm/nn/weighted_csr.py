@@ -171,6 +171,11 @@ class _SDDMM(torch.autograd.Function):
                 right: Tensor) -> Tensor:
         ctx.matrix = matrix
         ctx.save_for_backward(left, right)
+        if matrix.nnz > matrix.shape[0] * matrix.shape[1]:
+            # Some are there twice, and torch's kernel has room for as many
+            # as there are places.
+            return (left.index_select(0, matrix.row) *
+                    right.index_select(0, matrix.col)).sum(dim=1)
         # The values are added, times zero: they must be finite.
         zeros = matrix.with_value(left.new_zeros(matrix.nnz))
         return torch.sparse.sampled_addmm(
