@@ -36,7 +36,6 @@ extras = {
     'sparse': ['torch-scatter', 'torch-sparse'],
     'faiss': ['faiss-cpu'],
     'text': ['sentence-transformers'],
-    'ica': ['scikit-learn'],
     'tables': tables,
     'docs': ['sphinx>=7', 'furo'],
     'dev': [

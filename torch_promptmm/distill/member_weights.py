@@ -29,8 +29,9 @@ def choose_member_weights(
 
     The scores of each member are computed once, for a sample of the users.
     From the weights that are there, one member after another is halved,
-    doubled or left out where that ranks better, in two rounds. Of equally
-    good ones the first is taken, so that weights that do not matter stay.
+    doubled or left out where that ranks better, in two rounds; one that is
+    left out already stays out. Of equally good ones the first is taken, so
+    that weights that do not matter stay.
 
     Args:
         ensemble (Ensemble): The ensemble, with trained members.
@@ -55,10 +56,15 @@ def choose_member_weights(
     was_training = ensemble.training
     ensemble.eval()  # Members may have dropout.
     try:
-        pairs = ensemble.member_pairs(graph)
+        widths = [item.size(1) for _, item in ensemble.member_pairs(graph)]
     finally:
         ensemble.train(was_training)
-    scores = [parts._scores(*pair) for pair in pairs]
+    # Their rows as the ensemble has them, of cold items too.
+    scores = [
+        parts._scores(*pair) * (0.0 if weight == 0.0 else 1.0 / weight)
+        for weight, *pair in zip(weights, *(x.split(widths, dim=1)
+                                            for x in parts.ids), strict=True)
+    ]
 
     def recall(weights: list[float]) -> float:
         total = torch.zeros_like(parts.whole)

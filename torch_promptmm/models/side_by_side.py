@@ -74,6 +74,8 @@ class SideBySide(RankingModel):
 
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
+        if not self.modalities:
+            raise ValueError(f"'{type(self).__name__}' reads no features")
         for part in self.parts_with_features():
             names = part.modalities
             if names:

@@ -15,8 +15,15 @@ from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
 from torch_promptmm.distill.build import Teachers, as_teacher, checked_parts
 from torch_promptmm.distill.distillation import Seen
+from torch_promptmm.distill.plan import trained_models
 from torch_promptmm.models import RankingModel
-from torch_promptmm.models.door import model_from_config, saved_config
+from torch_promptmm.models.door import (
+    as_model,
+    as_trained,
+    keep_as_trained,
+    model_from_config,
+    saved_config,
+)
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.feature_projections import FeatureProjection
 from torch_promptmm.nn.functional import modality_key
@@ -87,6 +94,9 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts) -> None:
         'modalities': parts.modalities,
         'student': saved_config(parts.student),
         'teacher': saved_config(parts.teacher),
+        # Of teachers whose classes are not ours.
+        'as_trained': [] if parts.teacher is None else [
+            as_trained(x) for x in trained_models(as_model(parts.teacher))],
         'prompt': None if prompt is None else {
             'num_layers': prompt.num_layers,
             'modalities': prompt.modalities,
@@ -119,6 +129,9 @@ def read_distiller(path: str | os.PathLike,
                              f"this file holds a {name}")
         load_weights(module, subset(tensors, 'teacher'),
                      f'The teacher in {str(path)!r}')
+        for model, kept in zip(trained_models(as_model(module)),
+                               config.get('as_trained', ()), strict=False):
+            keep_as_trained(model, kept)
     try:
         return _build(tensors, config, module, student)
     except Exception as error:  # A damaged file fails in many ways.
