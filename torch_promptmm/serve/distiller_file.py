@@ -110,6 +110,9 @@ def read_distiller(path: str | os.PathLike,
                    teacher: Teachers | None = None,
                    student: RankingModel | None = None) -> DistillerParts:
     r"""Reads what :func:`write_distiller` wrote."""
+    if not isinstance(teacher, (type(None), torch.nn.Module, list, tuple)):
+        raise TypeError(f"'teacher' must be a torch.nn.Module, or a list of "
+                        f"them (got '{type(teacher).__name__}')")
     tensors, config = load_tensors(path, _KIND)
     student = _given_student(student, config, subset(tensors, 'student'),
                              str(path))
@@ -120,9 +123,7 @@ def read_distiller(path: str | os.PathLike,
             f'num_{x}s': len(tensors.get(f'final.student.{x}', none))
             for x in ('user', 'item')
         }))
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"'teacher' must be a torch.nn.Module, or a list "
-                            f"of them (got '{type(module).__name__}')")
+        assert module is not None
         if config.get('teacher') is not None:
             name = config['teacher'].get('class', 'MultimodalTeacher')
             raise ValueError(f"'teacher' is for classes that are not ours; "
@@ -148,9 +149,9 @@ def _given_student(student: RankingModel | None, config: dict[str, Any],
     foreign = 'student' in config and config['student'] is None
     if student is None:
         if foreign:
-            raise ValueError(f'The student in {path!r} is of a class that is '
-                             f'not ours: PromptMMDistiller.load(path, '
-                             f'student=module)')
+            raise ValueError(f"'path' {path!r} holds a student of a class that "
+                             f"is not ours: PromptMMDistiller.load(path, "
+                             f"student=module)")
         return None
     if not foreign:
         raise ValueError(f"'student' is for classes that are not ours; this "
