@@ -39,7 +39,6 @@ extras = {
     'sparse': ['torch-scatter', 'torch-sparse'],
     'faiss': ['faiss-cpu'],
     'text': ['sentence-transformers'],
-    'ica': ['scikit-learn'],
     'tables': tables,
     'plot': plot,
     'tune': tune,

@@ -42,7 +42,6 @@ OPTIONAL = {
     'pyarrow',
     'pyg_lib',
     'sentence_transformers',
-    'sklearn',
     'torch_cluster',
     'torch_scatter',
     'torch_sparse',

@@ -58,8 +58,8 @@ class PromptMMDistiller(torch.nn.Module):
         teacher (torch.nn.Module or list): A
             :class:`~torch_promptmm.models.RankingModel`, or any module for
             which :obj:`teacher(graph)` yields user and item embeddings and,
-            optionally, those of modalities; or a list of these, see
-            :func:`~torch_promptmm.distill.build.as_teacher`.
+            optionally, those of modalities; or a list of these, which
+            becomes an :class:`~torch_promptmm.models.Ensemble`.
         student (RankingModel): The student, which reads no content.
         prompt (SoftPrompt, optional): The prompt of a
             :class:`~torch_promptmm.models.MultimodalTeacher`.
@@ -94,11 +94,11 @@ class PromptMMDistiller(torch.nn.Module):
     @classmethod
     def from_data(cls, data: HeteroData, hidden_channels: int = 64,
                   num_layers: int = 2, teacher: Teachers | None = None,
-                  student: str | RankingModel = 'light_gcn',
                   seed: int | None = None,
                   edge_type: tuple[str, str, str] | None = None,
                   modalities: Sequence[str] | None = None,
                   setting: str = 'default',
+                  student: str | RankingModel = 'light_gcn',
                   **kwargs: Any) -> PromptMMDistiller:
         r"""Builds teacher, prompt and student from the sizes, features and
         interactions of a training graph.
@@ -114,14 +114,14 @@ class PromptMMDistiller(torch.nn.Module):
                 :func:`~torch_promptmm.train.fit` or not.
                 (default: a :class:`~torch_promptmm.models.MultimodalTeacher`;
                 content: an :class:`~torch_promptmm.models.Ensemble`)
-            student (str or RankingModel, optional): :obj:`"light_gcn"`,
-                :obj:`"gcn"`, :obj:`"mlp"`, or one of your own.
-                (default: :obj:`"light_gcn"`)
             seed (int, optional): The seed of the initial weights.
                 (default: torch's global generator)
             edge_type (tuple, optional): See the class.
             modalities (list of str, optional): See the class.
             setting (str, optional): See the class.
+            student (str or RankingModel, optional): :obj:`"light_gcn"`,
+                :obj:`"gcn"`, :obj:`"mlp"`, or one of your own.
+                (default: :obj:`"light_gcn"`)
             **kwargs (optional): Arguments of
                 :class:`~torch_promptmm.distill.Settings` and
                 :meth:`MultimodalTeacher.from_data()

@@ -143,7 +143,6 @@ def test_what_is_distilled_if_it_is_not_said() -> None:
         ({'teacher': [tables]}, 'lists', 'compress'),
         ({'teacher': [tables], 'setting': 'faithful'}, 'lists', 'compress'),
         ({'teacher': [tables], 'init': 'random'}, 'lists', 'random'),
-        ({'teacher': [tables], 'knowledge': 'terms'}, 'terms', 'random'),
         # The scores of two kinds can be ranked, not compared.
         ({'teacher': BiasedMF(U, I)}, 'lists', 'compress'),
         ({'teacher': BiasedMF(U, I), 'setting': 'faithful'}, 'terms',

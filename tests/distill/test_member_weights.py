@@ -19,13 +19,22 @@ GRAPH = UserItemGraph(TRAIN['user', 'interacts', 'item'].edge_index, 40, 36)
 DATA = (GRAPH, held_out(VIEW), VIEW.edge_index)
 
 
+def blocks() -> tuple[torch.Tensor, torch.Tensor]:
+    """The block of each user and item: what hangs together."""
+    a = torch.zeros(40, 36).index_put_(tuple(GRAPH.edge_index),
+                                       torch.tensor(1.0))
+    near = torch.linalg.matrix_power(a.t() @ a, 6) > 0
+    item = near.int().argmax(dim=1).unique(return_inverse=True)[1]
+    return item[a.argmax(dim=1)], item
+
+
 def good(seed: int) -> MF:
     """Knows the blocks of users and items, with some noise."""
     torch.manual_seed(seed)
     model = MF(40, 36, 4)
     with torch.no_grad():
-        for table, size in ((model.user, 10), (model.item, 9)):
-            block = torch.arange(len(table.weight)) // size
+        for table, block in zip((model.user, model.item), blocks(),
+                                strict=True):
             table.weight.copy_(torch.eye(4)[block])
             table.weight.add_(torch.randn_like(table.weight), alpha=0.3)
     return model
@@ -33,7 +42,7 @@ def good(seed: int) -> MF:
 
 def noise(seed: int) -> MF:
     torch.manual_seed(seed)
-    return MF(40, 36, 64)
+    return MF(40, 36, 2)
 
 
 def recall(ensemble: Ensemble, k: int = 5) -> float:
@@ -55,6 +64,9 @@ def test_weights_that_do_not_matter_stay() -> None:
     ensemble = Ensemble([good(1), good(1)], member_weights=[1.0, 3.0])
     choose_member_weights(ensemble, *DATA, k=5)
     assert ensemble.member_weights == [1.0, 3.0]
+    out = Ensemble([good(1), good(2)], member_weights=[1.0, 0.0])
+    choose_member_weights(out, *DATA, k=5)
+    assert out.member_weights[1] == 0.0 < out.member_weights[0]
     alone = Ensemble([good(1)], member_weights=[2.0])
     choose_member_weights(alone, *DATA, k=5)
     assert alone.member_weights == [2.0]

@@ -61,11 +61,11 @@ def test_the_term(prompt_layers: int) -> None:
                                                batch.negative))
     margin = (users[u] * (prompt[i] - prompt[j])).sum(1)
     want = np.log1p(np.exp(-margin)).mean()
-    assert float(terms['prompt']) == pytest.approx(want, rel=1e-4)
+    assert terms['prompt'].item() == pytest.approx(want, rel=1e-4)
     # The rest is as without it.
     plain = copy.copy(task)
     rest, _ = RankingTask.forward(plain, batch)
-    assert float(total) == pytest.approx(float(rest) + 2.5 * want, rel=1e-4)
+    assert total.item() == pytest.approx(rest.item() + 2.5 * want, rel=1e-4)
     grads = torch.autograd.grad(terms['prompt'], list(
         task.extra.parameters()))
     assert all(g.abs().sum() > 0 for g in grads)

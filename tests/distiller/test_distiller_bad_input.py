@@ -164,7 +164,7 @@ CASES = {
     'fusion_weight': (lambda: build(fusion_weight=-0.1), V,
                       "'fusion_weight'.*-0.1"),
     'self_weight': (lambda: build(self_weight=NAN), V, "'self_weight'.*nan"),
-    'prompt': (lambda: build(prompt='ica'), V, "'prompt'.*'pca'.*'ica'"),
+    'prompt': (lambda: build(prompt='tsne'), V, "'prompt'.*'pca'.*'tsne'"),
     'prompt_weight': (lambda: build(prompt_weight=INF), V,
                       "'prompt_weight'.*inf"),
     'prompt_layers': (lambda: build(prompt_layers=0), V,

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from torch_promptmm import PromptMMDistiller, models
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.datasets.blocks import BlockDataset
+from torch_promptmm.loader import BatchSpec
 from torch_promptmm.models import (
     Ensemble,
     ForeignModel,
@@ -43,7 +44,7 @@ class Own(MF):
         return {'own': 0.01 * output.user.square().mean()}
 
     def batch_spec(self, spec):
-        return spec._replace(num_negatives=3)
+        return spec.merge(BatchSpec(num_negatives=3))
 
     def on_epoch_start(self, epoch, graph):
         self.__dict__.setdefault('epochs', []).append(epoch)
@@ -170,6 +171,11 @@ def test_a_foreign_module_is_marked_too(blocks: BlockDataset,
     distiller = build(blocks[0], module)
     assert distiller.fit(*blocks[:2], epochs=1, **RUN)['teacher'] == []
     assert same(before, state(module))
+    # The mark and the score are in the file.
+    distiller.save(tmp_path / 'x')
+    loaded = PromptMMDistiller.load(tmp_path / 'x', Tables(U, I))
+    assert loaded.fit(*blocks[:2], epochs=1, **RUN)['teacher'] == []
+    assert same(before, state(loaded.teacher))
 
 
 # Defaults of its own
@@ -269,9 +275,11 @@ def test_good_teachers_together(blocks: BlockDataset) -> None:
     distiller = build(blocks[0], teachers, hidden_channels=16,
                       list_epochs=15)
     distiller.fit(*blocks[:2], epochs=40, lr=0.02, **RUN)
-    for model in ('student', 'teacher'):
-        assert distiller.evaluate(blocks[2], blocks.k, model)[
-            f'recall@{blocks.k}'] > 0.95, model
+    have = {model: distiller.evaluate(blocks[2], blocks.k, model)[
+        f'recall@{blocks.k}'] for model in ('teacher', 'student')}
+    # Chance gives a tenth, and the student keeps what the teachers know.
+    assert have['teacher'] > 0.6, have
+    assert have['student'] > 0.9 * have['teacher'], have
 
 
 def test_several_in_a_file(blocks: BlockDataset, tmp_path: Path) -> None:
@@ -293,7 +301,9 @@ def test_several_in_a_file(blocks: BlockDataset, tmp_path: Path) -> None:
 
 def test_several_of_other_classes_in_a_file(blocks: BlockDataset,
                                             tmp_path: Path) -> None:
-    distiller = build(blocks[0], [Tables(U, I), LightGCN(U, I, 4)])
+    module = Tables(U, I)
+    fit(module, *blocks[:2], ranking_loss='bpr', epochs=1, **RUN)
+    distiller = build(blocks[0], [module, LightGCN(U, I, 4)])
     distiller.fit(*blocks[:2], epochs=1, **RUN)
     distiller.save(tmp_path / 'x')
     bare = PromptMMDistiller.load(tmp_path / 'x')
@@ -302,6 +312,8 @@ def test_several_of_other_classes_in_a_file(blocks: BlockDataset,
     loaded = PromptMMDistiller.load(
         tmp_path / 'x', teacher=[Tables(U, I), LightGCN(U, I, 4)])
     assert same(state(distiller), state(loaded))
+    assert [x.score for x in loaded.teacher.members] == ['dot', 'cosine']
+    assert [x.trained for x in loaded.teacher.members] == [True, False]
     loaded.fit(*blocks[:2], epochs=1, **RUN)
     with pytest.raises(TypeError, match='or a list'):
         PromptMMDistiller.load(tmp_path / 'x', teacher=3)

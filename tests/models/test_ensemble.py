@@ -310,8 +310,10 @@ def test_reset_parameters() -> None:
 
 def test_representation() -> None:
     text = str(make(FUSIONS['plain'], 2))
-    assert text.startswith('Ensemble(2 x LightGCN(7, 11, hidden_channels=4, '
-                           'num_layers=1), content=ContentExpert(7, 11, a=7')
+    assert text.startswith('Ensemble(1 x LightGCN(7, 11, hidden_channels=4, '
+                           'num_layers=1), 1 x LightGCN(7, 11, '
+                           'hidden_channels=5, num_layers=2), '
+                           'content=ContentExpert(7, 11, a=7')
     assert 'popularity=0.0' in text and "weights={'a': 1.0, 'b': 1.0}" in text
     assert 'content=None' in str(make(content=False))
 

@@ -25,8 +25,7 @@ from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.nn import UserItemGraph, unit_rows
 
 GRAPH = UserItemGraph(random_edges(), NUM_USERS, NUM_ITEMS)
-WARM = [i for i in range(NUM_ITEMS) if i not in (0, 10)]
-ACTIVE = [u for u in range(NUM_USERS) if u != 3]
+ACTIVE, WARM = (x.unique().tolist() for x in random_edges())
 TRAIN = SyntheticMultimodal.blocks()[0]
 BLOCKS = UserItemGraph(TRAIN['user', 'interacts', 'item'].edge_index, 40, 36)
 

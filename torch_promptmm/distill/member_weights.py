@@ -30,8 +30,9 @@ def choose_member_weights(
 
     The scores of each member are computed once, for a sample of the users.
     From the weights that are there, one member after another is halved,
-    doubled or left out where that ranks better, in two rounds. Of equally
-    good ones the first is taken, so that weights that do not matter stay.
+    doubled or left out where that ranks better, in two rounds; one that is
+    left out already stays out. Of equally good ones the first is taken, so
+    that weights that do not matter stay.
 
     Args:
         ensemble (Ensemble): The ensemble, with trained members.
@@ -58,10 +59,17 @@ def choose_member_weights(
     was_training = ensemble.training
     ensemble.eval()  # Members may have dropout.
     try:
-        pairs = ensemble.member_pairs(graph)
+        widths = [item.size(1) for _, item in ensemble.member_pairs(graph)]
     finally:
         ensemble.train(was_training)
-    scores = [parts.scores(user[parts.user], item) for user, item in pairs]
+    # Their rows as the ensemble has them, of cold items too.
+    scores = [
+        parts.scores(user[parts.user], item) *
+        (0.0 if weight == 0.0 else 1.0 / weight)
+        for weight, user, item in zip(weights, *(x.split(widths, dim=1)
+                                                 for x in parts.ids),
+                                      strict=True)
+    ]
 
     def value_of(weights: list[float]) -> float:
         total = torch.zeros_like(parts.whole)

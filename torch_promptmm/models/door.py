@@ -174,10 +174,23 @@ def saved_config(model: torch.nn.Module | None) -> dict[str, Any] | None:
             type(x) in ours for x in model.modules()
             if isinstance(x, RankingModel)):
         return None
-    kept = {name: model.__dict__[name] for name in ('score', 'trained')
-            if name in model.__dict__}
+    kept = as_trained(model)
     return {'class': type(model).__name__, **model.config(),
             **({_KEPT: kept} if kept else {})}
+
+
+def as_trained(model: RankingModel) -> dict[str, Any]:
+    r"""Returns what training wrote down."""
+    return {name: model.__dict__[name] for name in ('score', 'trained')
+            if model.__dict__.get(name) is not None}
+
+
+def keep_as_trained(model: RankingModel, kept: Mapping[str, Any]) -> None:
+    r"""Writes down again what :func:`as_trained` returned."""
+    if 'score' in kept:
+        model.keep_score(check_choice('score', kept['score'], SCORES))
+    if 'trained' in kept:
+        model.keep_trained(check_bool('trained', kept['trained']))
 
 
 def model_from_config(config: Mapping[str, Any]) -> RankingModel:
@@ -188,10 +201,7 @@ def model_from_config(config: Mapping[str, Any]) -> RankingModel:
     for cls in _classes():
         if cls.__name__ == name:
             model = cls.from_config(arguments)
-            if 'score' in kept:
-                model.keep_score(check_choice('score', kept['score'], SCORES))
-            if 'trained' in kept:
-                model.keep_trained(check_bool('trained', kept['trained']))
+            keep_as_trained(model, kept)
             return model
     raise ValueError(f"'{name}' is no model of torch_promptmm")
 

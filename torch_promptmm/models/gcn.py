@@ -80,9 +80,11 @@ class GCN(TableModel):
         for layer, (of_user, of_item) in enumerate(
                 zip(self.user_weight, self.item_weight, strict=True), 1):
             last = layer == self.num_layers  # Rows alone are asked for.
-            x_user, x_item = self.conv(
-                (matmul(user, of_user), matmul(item, of_item)), graph,
-                user_id if last else None, item_id if last else None)
+            # Under autocast a product may have another type than the graph.
+            x = (matmul(user, of_user).to(user.dtype),
+                 matmul(item, of_item).to(item.dtype))
+            x_user, x_item = self.conv(x, graph, user_id if last else None,
+                                       item_id if last else None)
             user, item = x_user.relu(), x_item.relu()
             users.append(user if last else take(user, user_id))
             items.append(item if last else take(item, item_id))

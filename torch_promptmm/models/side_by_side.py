@@ -74,6 +74,8 @@ class SideBySide(RankingModel):
 
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
+        if not self.modalities:
+            raise ValueError(f"'{type(self).__name__}' reads no features")
         if set(features) != set(self.modalities):
             raise ValueError(f"'features' must have the modalities "
                              f"{self.modalities} (got {list(features)})")

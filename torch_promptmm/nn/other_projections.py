@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from sklearn.decomposition import FastICA
 from torch import Tensor
 
 from torch_promptmm.nn.feature_projections import (
@@ -72,11 +73,6 @@ def ica_projections(
 ) -> Projections:
     r"""The independent components of each modality, by scikit-learn's
     FastICA on the whitened leading components: a rotation of these."""
-    try:
-        from sklearn.decomposition import FastICA
-    except ImportError as error:
-        raise ImportError("method='ica' needs scikit-learn: run 'pip install "
-                          "torch_promptmm[ica]'") from error
     out: Projections = {}
     for name, x in features.items():
         operator = _Standardised({name: x}, masks)

@@ -132,9 +132,9 @@ class SoftPrompt(torch.nn.Module):
                 the directions within the 128 leading components of all
                 modalities that are smoothest over co-interactions, which
                 suits wide features with many cold items; or, to compare
-                with, :obj:`"ica"` (needs scikit-learn), independent
-                components, :obj:`"random"`, random directions, and
-                :obj:`"mean"`, means over neighbouring columns.
+                with, :obj:`"ica"`, independent components,
+                :obj:`"random"`, random directions, and :obj:`"mean"`, means
+                over neighbouring columns.
                 (default: :obj:`"pca"`)
             masks (dict, optional): For some modalities, True where the item
                 has it :math:`(|\mathcal{I}|)`. (default: :obj:`None`)

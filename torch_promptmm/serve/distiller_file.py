@@ -15,8 +15,15 @@ from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
 from torch_promptmm.distill.build import Teachers, as_teacher, checked_parts
 from torch_promptmm.distill.distillation import Seen
+from torch_promptmm.distill.plan import trained_models
 from torch_promptmm.models import RankingModel
-from torch_promptmm.models.door import model_from_config, saved_config
+from torch_promptmm.models.door import (
+    as_model,
+    as_trained,
+    keep_as_trained,
+    model_from_config,
+    saved_config,
+)
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.nn.feature_projections import FeatureProjection
 from torch_promptmm.nn.functional import modality_key
@@ -93,6 +100,9 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts,
         'modalities': parts.modalities,
         'student': saved_config(parts.student),
         'teacher': saved_config(parts.teacher),
+        # Of teachers whose classes are not ours.
+        'as_trained': [] if parts.teacher is None else [
+            as_trained(x) for x in trained_models(as_model(parts.teacher))],
         'prompt': None if prompt is None else {
             'num_layers': prompt.num_layers,
             'modalities': prompt.modalities,
@@ -106,6 +116,9 @@ def read_distiller(path: str | os.PathLike,
                    teacher: Teachers | None = None,
                    student: RankingModel | None = None) -> DistillerParts:
     r"""Reads what :func:`write_distiller` wrote."""
+    if not isinstance(teacher, (type(None), torch.nn.Module, list, tuple)):
+        raise TypeError(f"'teacher' must be a torch.nn.Module, or a list of "
+                        f"them (got '{type(teacher).__name__}')")
     tensors, config = load_tensors(path, _KIND)
     student = _given_student(student, config, subset(tensors, 'student'),
                              str(path))
@@ -116,15 +129,16 @@ def read_distiller(path: str | os.PathLike,
             f'num_{x}s': len(tensors.get(f'final.student.{x}', none))
             for x in ('user', 'item')
         }))
-        if not isinstance(module, torch.nn.Module):
-            raise TypeError(f"'teacher' must be a torch.nn.Module, or a list "
-                            f"of them (got '{type(module).__name__}')")
+        assert module is not None
         if config.get('teacher') is not None:
             name = config['teacher'].get('class', 'MultimodalTeacher')
             raise ValueError(f"'teacher' is for classes that are not ours; "
                              f"this file holds a {name}")
         load_weights(module, subset(tensors, 'teacher'),
                      f'The teacher in {str(path)!r}')
+        for model, kept in zip(trained_models(as_model(module)),
+                               config.get('as_trained', ()), strict=False):
+            keep_as_trained(model, kept)
     try:
         return _build(tensors, config, module, student)
     except Exception as error:  # A damaged file fails in many ways.
@@ -141,9 +155,9 @@ def _given_student(student: RankingModel | None, config: dict[str, Any],
     foreign = 'student' in config and config['student'] is None
     if student is None:
         if foreign:
-            raise ValueError(f'The student in {path!r} is of a class that is '
-                             f'not ours: PromptMMDistiller.load(path, '
-                             f'student=module)')
+            raise ValueError(f"'path' {path!r} holds a student of a class that "
+                             f"is not ours: PromptMMDistiller.load(path, "
+                             f"student=module)")
         return None
     if not foreign:
         raise ValueError(f"'student' is for classes that are not ours; this "
