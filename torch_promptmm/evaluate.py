@@ -94,7 +94,7 @@ def evaluate(
 def read_for(model: RankingModel, data: HeteroData,
              edge_type: tuple[str, str, str] | None = None) -> InteractionData:
     r"""Reads a graph, with the features that a model has lost."""
-    lost = model.lacks_features
+    lost = not model.has_features
     return read_graph(data, edge_type, model.modalities if lost else None,
                       need_features=lost, check_finite=lost)
 
@@ -111,7 +111,7 @@ def embed_view(model: RankingModel, view: InteractionData,
         score (str, optional): :obj:`"dot"` or :obj:`"cosine"`.
             (default: what the model was trained with, else :obj:`"dot"`)
     """
-    if model.lacks_features:
+    if not model.has_features:
         model.give_features(view)
     device = next((p.device for p in model.parameters()), None)
     graph = UserItemGraph(view.edge_index, view.num_users, view.num_items)

@@ -52,23 +52,23 @@ def test_features_reach_members_and_content() -> None:
     assert model.modalities == ['visual', 'textual']
     assert model.content_modalities == ['visual']
     assert model.fusion.weights == {'visual': 1.0}
-    assert model.lacks_features
+    assert not model.has_features
     model.give_features(VIEW)
-    assert not model.lacks_features
+    assert model.has_features
     assert member.item_features.modalities == ['textual']
     assert model.content.item_features.modalities == ['visual']
     want = model(GRAPH)
     model.release_features()
-    assert model.lacks_features
+    assert not model.has_features
     for part in (member, model.content):
         assert not part.item_features.available
     model.set_features(VIEW.features, VIEW.masks)
     assert torch.equal(model(GRAPH).item, want.item)
     # One that has lost them is enough.
     member.release_features()
-    assert model.lacks_features
+    assert not model.has_features
     assert evaluate(model, TEST, 5) == evaluate(model, TEST, 5)
-    assert not model.lacks_features
+    assert model.has_features
 
 
 @pytest.mark.parametrize('features', [
@@ -80,7 +80,7 @@ def test_features_must_be_those_of_all(features: Any) -> None:
     with pytest.raises(ValueError, match=r"'features' must have the "
                        r"modalities \['visual', 'textual'\]"):
         model.set_features(features)
-    assert model.lacks_features
+    assert not model.has_features
 
 
 def test_members_with_features_are_trained_and_saved(tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_members_with_features_are_trained_and_saved(tmp_path) -> None:
                zip(before, member.parameters(), strict=True))
     distiller.save(tmp_path / 'x')
     loaded = PromptMMDistiller.load(tmp_path / 'x')
-    assert loaded.teacher.lacks_features
+    assert not loaded.teacher.has_features
     assert (loaded.evaluate(TEST, 5, 'teacher') ==
             distiller.evaluate(TEST, 5, 'teacher'))
     loaded.fit_teacher(TRAIN, VAL, epochs=1, seed=0, progress=False)

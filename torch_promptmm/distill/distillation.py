@@ -248,7 +248,7 @@ class Distillation:
     def _give_missing_features(self, data: HeteroData) -> None:
         r"""Gives the teacher the features that it lacks, to be evaluated on
         another graph."""
-        if not self.teacher.lacks_features:
+        if self.teacher.has_features:
             return
         if self.saved is not None:
             raise ValueError(

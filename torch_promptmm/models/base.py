@@ -161,6 +161,11 @@ class RankingModel(torch.nn.Module):
         r"""The prompt that opens the model, if it has one."""
         return None
 
+    @property
+    def has_features(self) -> bool:
+        r"""Whether the features that the model reads, if any, are there."""
+        return self.item_features is None or self.item_features.available
+
     def forward(
         self,
         graph: Adj | UserItemGraph,
@@ -261,12 +266,6 @@ class RankingModel(torch.nn.Module):
         r"""Lets go of the raw features."""
         if self.item_features is not None:
             self.item_features.release()
-
-    @property
-    def lacks_features(self) -> bool:
-        r"""Whether the model reads features that it does not have."""
-        features = self.item_features
-        return features is not None and not features.available
 
     def give_features(self, view: InteractionData) -> None:
         r"""Takes the features that the model reads from a graph, if these

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.checks import check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import (
     ModelOutput,
@@ -17,49 +16,15 @@ from torch_promptmm.models.base import (
     as_output,
     take,
 )
+from torch_promptmm.models.co_occurrence import CoOccurrence
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import model_from_config, saved_config
+from torch_promptmm.models.fusion import Fusion
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.nn.compression import compress
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
-from torch_promptmm.nn.standard_rows import SCALINGS
-
-
-@dataclass(frozen=True)
-class Fusion:
-    r"""How the parts of an :class:`Ensemble` are added up; chosen on
-    validation, not learned.
-
-    Args:
-        weights (dict, optional): :math:`w_m` of each modality.
-            (default: none)
-        popularity (float, optional): :math:`\rho`. (default: :obj:`0.0`)
-        cold_weight (float, optional): :math:`\kappa`.
-            (default: :obj:`1.0`)
-        rank (int, optional): :math:`r`; 0 is no such part.
-            (default: :obj:`0`)
-        whole (float, optional): :math:`a`. (default: :obj:`1.0`)
-        scaling (dict, optional): How features of a modality are scaled, see
-            :class:`~torch_promptmm.models.ContentExpert`. (default: as the
-            content expert has it)
-    """
-    weights: Mapping[str, float] = field(default_factory=dict)
-    popularity: float = 0.0
-    cold_weight: float = 1.0
-    rank: int = 0
-    whole: float = 1.0
-    scaling: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            check_float(f'weights[{name!r}]', weight)
-        for name in ('popularity', 'cold_weight', 'whole'):
-            check_float(name, getattr(self, name))
-        check_int('rank', self.rank)
-        for name, scaling in self.scaling.items():
-            check_choice(f'scaling[{name!r}]', scaling, SCALINGS)
 
 
 class Ensemble(RankingModel):
@@ -68,9 +33,10 @@ class Ensemble(RankingModel):
 
     .. math::
         s(u, i) = \kappa_i \Big( p_i \big( a \, c_{ui} + c^{(r)}_{ui}
-        \big) + \sum_{m} w_m \cos(\mathbf{h}^m_u, \mathbf{h}^m_i) \Big),
-        \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
-        \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
+        \big) + b \, g_{ui} + \sum_{m} w_m \cos(\mathbf{h}^m_u,
+        \mathbf{h}^m_i) \Big), \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K}
+        \cos(\mathbf{e}^k_u, \mathbf{e}^k_i), \quad p_i = (\deg(i) +
+        1)^\rho .
 
     Of a member that needs dot products, such as one with a bias column,
     :math:`\mathbf{e}_u^{\top} \mathbf{e}_i` takes the place of the cosine,
@@ -81,8 +47,9 @@ class Ensemble(RankingModel):
     content expert needs no training. :math:`c^{(r)}` is :math:`c` in the
     :math:`r` leading joint directions of the members' rows
     (:func:`~torch_promptmm.nn.compress`), which are less noisy than all of
-    them. What is not learned,
-    :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
+    them; :math:`g` is what :class:`~torch_promptmm.models.CoOccurrence` says.
+    What is not learned, :math:`\rho, \kappa, r, a, b` and :math:`w_m`, is a
+    :class:`Fusion`.
 
     Rows of the members for users and items *without a training interaction*
     are not what was learned, for nothing was: those of users are zero, those
@@ -98,6 +65,8 @@ class Ensemble(RankingModel):
             (default: :obj:`None`)
         fusion (Fusion, optional): How the parts are added up.
             (default: each modality with weight 1.0)
+        co_occurrence (CoOccurrence, optional): Items that share users.
+            (default: :obj:`None`)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -113,6 +82,7 @@ class Ensemble(RankingModel):
         members: Sequence[RankingModel],
         content: ContentExpert | None = None,
         fusion: Fusion | None = None,
+        co_occurrence: CoOccurrence | None = None,
     ) -> None:
         members = list(members)
         if not members or not all(isinstance(x, RankingModel)
@@ -120,7 +90,9 @@ class Ensemble(RankingModel):
             raise ValueError(f"'members' must be at least one RankingModel "
                              f"(got {[type(x).__name__ for x in members]})")
         first = members[0]
-        for other in (*members, *([] if content is None else [content])):
+        for other in (*members, content, co_occurrence):
+            if other is None:
+                continue
             sizes = (other.num_users, other.num_items)
             if sizes != (first.num_users, first.num_items):
                 raise ValueError(f'All members must be of '
@@ -130,12 +102,12 @@ class Ensemble(RankingModel):
         super().__init__(first.num_users, first.num_items,
                          None if content is None else content.item_features)
         self.members = torch.nn.ModuleList(members)
-        self.content = content
+        self.content, self.co_occurrence = content, co_occurrence
         # In the state, for it is chosen for the members' weights. The bits of
         # doubles, which no change of the module's type rounds.
         self._fusion: Tensor
         self.register_buffer('_fusion', torch.zeros(
-            4 + len(self.content_modalities), dtype=torch.long))
+            5 + len(self.content_modalities), dtype=torch.long))
         self.fusion = fusion or Fusion(
             dict.fromkeys(self.content_modalities, 1.0))
         self._start = self.fusion
@@ -150,6 +122,7 @@ class Ensemble(RankingModel):
         hop: float = 2.0,
         scaling: str | Mapping[str, str] = 'standardize',
         use_content: bool = True,
+        neighbors: int = 20,
         **kwargs: Any,
     ) -> Ensemble:
         r"""Builds LightGCNs and a content expert from a graph that was read.
@@ -169,6 +142,9 @@ class Ensemble(RankingModel):
                 another one may be chosen. (default: :obj:`"standardize"`)
             use_content (bool, optional): If :obj:`False`, no content is
                 read. (default: :obj:`True`)
+            neighbors (int, optional): See
+                :class:`~torch_promptmm.models.CoOccurrence`; with 0 there is
+                no such part. (default: :obj:`20`)
             **kwargs (optional): Arguments of the model.
         """
         check_int('num_members', num_members, 1)
@@ -177,11 +153,19 @@ class Ensemble(RankingModel):
         content = None
         if use_content and view.features:
             content = ContentExpert.from_view(view, hop=hop, scaling=scaling)
-        return cls(members, content, **kwargs)
+        shared = None
+        if check_int('neighbors', neighbors) > 0:
+            shared = CoOccurrence(view.num_users, view.num_items,
+                                  neighbors=neighbors)
+        return cls(members, content, co_occurrence=shared, **kwargs)
 
     @property
     def width(self) -> int:
-        return self.fusion.rank + sum(part.width for part in self._models)
+        fusion, shared = self.fusion, self.co_occurrence
+        out = fusion.rank + sum(part.width for part in self._models)
+        if shared is not None and fusion.co_occurrence > 0.0:
+            out += shared.width
+        return out
 
     @property
     def content_modalities(self) -> list[str]:
@@ -201,13 +185,16 @@ class Ensemble(RankingModel):
         return [*content, *self.members]  # type: ignore[list-item]
 
     @property
-    def lacks_features(self) -> bool:
-        return any(part.lacks_features for part in self._models)
+    def has_features(self) -> bool:
+        return all(part.has_features for part in self._models)
 
     def set_features(self, features: Mapping[str, Tensor],
                      masks: Mapping[str, Tensor] | None = None) -> None:
+        if not self.modalities:
+            super().set_features(features, masks)  # Says that it reads none.
         if set(features) != set(self.modalities):
-            super().set_features(features, masks)  # Says what is wrong.
+            raise ValueError(f"'features' must have the modalities "
+                             f"{self.modalities} (got {list(features)})")
         for part in self._models:
             names = part.modalities
             if names:
@@ -230,10 +217,10 @@ class Ensemble(RankingModel):
     def fusion(self) -> Fusion:
         r"""How the parts are added up."""
         values = self._fusion.cpu().view(torch.double).tolist()
-        rho, kappa, rank, whole, *weights = values
+        rho, kappa, rank, whole, both, *weights = values
         return Fusion(
             dict(zip(self.content_modalities, weights, strict=True)), rho,
-            kappa, int(rank), whole,
+            kappa, int(rank), whole, both,
             {} if self.content is None else self.content.scaling)
 
     @fusion.setter
@@ -246,10 +233,15 @@ class Ensemble(RankingModel):
             raise ValueError(f"'fusion' must have the scaling of no other "
                              f"modality than {names} (got "
                              f"{list(fusion.scaling)})")
+        if self.co_occurrence is None and fusion.co_occurrence > 0.0:
+            raise ValueError(f"'co_occurrence' of 'fusion' must be 0 where "
+                             f"the ensemble has no such part (got "
+                             f"{fusion.co_occurrence})")
         if self.content is not None:
             self.content.scaling = {**self.content.scaling, **fusion.scaling}
         values = [fusion.popularity, fusion.cold_weight, fusion.rank,
-                  fusion.whole, *(fusion.weights[name] for name in names)]
+                  fusion.whole, fusion.co_occurrence,
+                  *(fusion.weights[name] for name in names)]
         self._fusion.copy_(
             torch.tensor(values, dtype=torch.double).view(torch.long))
 
@@ -274,6 +266,16 @@ class Ensemble(RankingModel):
             imputed = ridge_rows(features.tensors, features.masks, item,
                                  degree_item.view(-1).to(item).sqrt())
         return user, torch.where(degree_item > 0, item, imputed)
+
+    @torch.no_grad()
+    def shared_rows(self, graph: UserItemGraph,
+                    user_id: Tensor | None = None) -> Pair:
+        r"""Returns the rows of :class:`CoOccurrence`, on the scale of a
+        cosine."""
+        assert self.co_occurrence is not None
+        warm = graph.item_user.crow.diff().view(-1, 1) > 0
+        user, item = _unit_pair(self.co_occurrence, graph, warm)
+        return take(user, user_id), item
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
@@ -314,6 +316,9 @@ class Ensemble(RankingModel):
         pairs = [(fusion.whole**0.5, user, item, popular)]
         if fusion.rank > 0:
             pairs.append((1.0, *compress(user, item, fusion.rank), popular))
+        if self.co_occurrence is not None and fusion.co_occurrence > 0.0:
+            pairs.append((fusion.co_occurrence**0.5,
+                          *self.shared_rows(graph), cold))
         pairs += [(fusion.weights[name]**0.5, x_user.to(user),
                    x_item.to(item), cold)
                   for name, (x_user, x_item) in content.items()]
@@ -330,16 +335,18 @@ class Ensemble(RankingModel):
         return {
             'members': [saved_config(member) for member in self.members],
             'content': saved_config(self.content),
+            'co_occurrence': saved_config(self.co_occurrence),
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
         members = [model_from_config(x) for x in config['members']]
-        if config['content'] is None:
-            return cls(members)
-        content = model_from_config(config['content'])
-        assert isinstance(content, ContentExpert)
-        return cls(members, content)
+        content, shared = (
+            None if config[name] is None else model_from_config(config[name])
+            for name in ('content', 'co_occurrence'))
+        assert isinstance(content, ContentExpert | None)
+        assert isinstance(shared, CoOccurrence | None)
+        return cls(members, content, co_occurrence=shared)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the members, and the fusion to
@@ -351,7 +358,7 @@ class Ensemble(RankingModel):
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({len(self.members)} x '
                 f'{self.members[0]}, content={self.content}, '
-                f'{self.fusion})')
+                f'co_occurrence={self.co_occurrence}, {self.fusion})')
 
 
 def _unit_pair(member: RankingModel, graph: UserItemGraph,
