@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from torch_promptmm import models
+from torch_promptmm.models import RankingModel
+
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r'^```python\n(.*?)^```$', re.M | re.S)
 DIRECTIVE = re.compile(
     r'^\.\. code-block:: python\n((?:[ ]{3,}.*\n|[ ]*\n)+)', re.M)
 # The blocks of a page are one program: each may use what stands before it.
 PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst',
-         'docs/content.rst', 'docs/add_a_model.rst', 'docs/serve.rst']
+         'docs/content.rst', 'docs/systems.rst', 'docs/add_a_model.rst',
+         'docs/serve.rst']
 
 
 def program(page: str) -> str:
@@ -52,6 +56,16 @@ def test_a_model_from_nothing_is_short() -> None:
     assert len(lines[:last + 1]) < 60
     for text in ('fit(mf,', 'evaluate(mf,', 'teacher=mf'):
         assert any(text in x for x in lines[:last + 1]), text
+
+
+def test_every_system_has_its_row() -> None:
+    """A model of the package is on the page of systems, or is none."""
+    text = (ROOT / 'docs/systems.rst').read_text('utf-8')
+    named = set(re.findall(r'`~torch_promptmm\.models\.(\w+)`', text))
+    public = {cls.__name__ for cls in map(vars(models).get, models.__all__)
+              if isinstance(cls, type) and issubclass(cls, RankingModel)}
+    assert public - {'RankingModel', 'ForeignModel'} <= named
+    assert named <= set(models.__all__)
 
 
 def test_readme_names_what_is_there() -> None:

@@ -21,7 +21,7 @@ from torch_promptmm.nn import (
     normalize_graph,
 )
 from torch_promptmm.nn.csr import CSRMatrix, compress
-from torch_promptmm.nn.neighbors import top_of_rows, transpose
+from torch_promptmm.nn.neighbors import to_neighbors, top_of_rows
 
 Array = np.ndarray
 TOY = torch.tensor([[1, 0], [1, .5], [0, 1], [-1, 0]], dtype=torch.double)
@@ -36,6 +36,7 @@ def knn(x: Array, k: int, mask: Array | None, loop: bool, binary: bool,
     """The kept similarities, row by row, in the obvious way."""
     n = len(x)
     mask = np.ones(n, bool) if mask is None else mask
+    mask = mask & (x != 0).any(1)
     if standardize:
         x = reference.standardise(x, mask)
     x = reference.unit_rows(np.where(mask[:, None], x, 0.0))
@@ -119,6 +120,18 @@ def test_odd_shapes(num_items: int, width: int, k: int, loop: bool,
     there = mask & (x != 0).any(1)
     assert not out[~there].any() and not out[:, ~there].any()
     assert bool((out.diagonal()[there] == float(loop)).all())
+
+
+def test_items_without_the_modality() -> None:
+    x, mask = torch.randn(12, 3) + 1, torch.arange(12) != 4
+    x[7] = 0.0  # Which is no zero row when standardised.
+    x[9] = x[3]
+    for weight in ('cosine', 'binary'):
+        out = dense(item_knn_graph(x, 12, mask, weight=weight))
+        for i in (4, 7):
+            assert not out[i].any() and not out[:, i].any()
+    want = item_knn_graph(x[(mask & (x != 0).any(1))], 12)
+    assert out.count_nonzero(1).max() == 10 and want.shape == (10, 10)
 
 
 def test_equal_cosines_are_taken_in_order() -> None:
@@ -273,6 +286,9 @@ def test_norms(norm: str | None) -> None:
                                normalised(dense(graph).numpy(), norm))
 
 
-def test_transpose() -> None:
+def test_columns_of_neighbours() -> None:
     graph = random_graph(0, (6, 4))
-    assert torch.equal(dense(transpose(graph)), dense(graph).t())
+    index, value = to_neighbors(graph, 4)
+    out = torch.zeros(6, 5, dtype=torch.double).scatter_(
+        1, torch.where(index < 0, 4, index), value)
+    assert torch.equal(out[:, :4], dense(graph)) and not out[:, 4].any()

@@ -90,8 +90,9 @@ class NGCF(RankingModel):
         self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
         self.num_layers = check_int('num_layers', num_layers, 0)
         self.dropout = check_float('dropout', dropout, 0.0, 1.0)
-        self.options = {'norm': norm, 'bilinear_self': bilinear_self,
-                        'node_dropout': node_dropout}
+        self.options: dict[str, Any] = {'norm': norm,
+                                        'bilinear_self': bilinear_self,
+                                        'node_dropout': node_dropout}
         self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
         self.item_embedding = torch.nn.Embedding(num_items, hidden_channels)
         self.convs = torch.nn.ModuleList(
@@ -104,7 +105,7 @@ class NGCF(RankingModel):
         for table in (self.user_embedding, self.item_embedding):
             torch.nn.init.xavier_uniform_(table.weight)
         for conv in self.convs:
-            conv.reset_parameters()
+            conv.reset_parameters()  # type: ignore
 
     @property
     def width(self) -> int:

@@ -125,9 +125,10 @@ class VBPR(RankingModel):
                       self.item_embedding):
             torch.nn.init.xavier_uniform_(table.weight)
         torch.nn.init.zeros_(self.item_bias)
-        for each in self.maps.values():
-            each.reset_parameters()
-            torch.nn.init.zeros_(each.weight.detach()[:, -1])
+        for name in self.modalities:
+            linear = self._map(name)
+            linear.reset_parameters()
+            torch.nn.init.zeros_(linear.weight.detach()[:, -1])
 
     @property
     def width(self) -> int:

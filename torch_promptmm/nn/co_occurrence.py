@@ -14,7 +14,6 @@ from torch_promptmm.nn.neighbors import (
     NORMS,
     Neighbors,
     normalize_graph,
-    row_of_entries,
     to_graph,
     top_of_rows,
 )
@@ -72,7 +71,7 @@ def co_occurrence_graph(
         degree, weight = degree * wanted, weight * wanted
     num_nodes = there.shape[0]
     # Paths i -> u -> j by their first edge.
-    row, count = row_of_entries(there), degree[there.col.long()]
+    row, count = there.row, degree[there.col.long()]
     paths = count.new_zeros(num_nodes).index_add_(0, row, count)
     out = [
         _block(there, back, row, count, weight, start, stop, k)

@@ -12,9 +12,11 @@ from torch_promptmm.checks import (
     check_bool,
     check_choice,
     check_int,
+    check_mask,
     check_matrix,
 )
 from torch_promptmm.nn.csr import CSRMatrix
+from torch_promptmm.nn.feature_matmul import row_slices
 from torch_promptmm.nn.graph_cache import cached_graph
 from torch_promptmm.nn.neighbors import (
     NORMS,
@@ -76,6 +78,8 @@ def item_knn_graph(
             (default: :obj:`None`)
     """
     check_matrix('x', x)
+    if mask is not None:
+        check_mask('mask', mask, x.size(0))
     arguments: dict[str, Any] = {
         'k': check_int('k', k, 1),
         'loop': check_bool('loop', loop),
@@ -86,7 +90,7 @@ def item_knn_graph(
 
     def make() -> CSRMatrix:
         like = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float))
-        rows = StandardRows(x, mask, like,
+        rows = StandardRows(x, with_features(x, mask), like,
                             'standardize' if standardize else 'raw')
         index, value = nearest_rows(rows, k, loop)
         if weight == 'binary':
@@ -95,3 +99,12 @@ def item_knn_graph(
                                norm)
 
     return cached_graph(cache, make, x, mask, arguments)
+
+
+def with_features(x: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Returns which items have a modality: those whose row is not zero, of
+    those that the mask admits."""
+    # Standardised, zero rows would all be one and the same.
+    out = torch.cat([(x[rows] != 0).any(dim=1) for rows in row_slices(x)]
+                    or [x.new_zeros(0, dtype=torch.bool)])
+    return out if mask is None else out & mask.to(out.device)

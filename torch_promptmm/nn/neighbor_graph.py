@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor
 
 from torch_promptmm.checks import check_int
 from torch_promptmm.nn.csr import CSRMatrix
-from torch_promptmm.nn.neighbors import transpose
+from torch_promptmm.nn.weighted_csr import spmm
+
+Made = tuple[tuple[Tensor, int], ...]
 
 
 class NeighborGraph(torch.nn.Module):
@@ -43,36 +46,27 @@ class NeighborGraph(torch.nn.Module):
             'crow', torch.full((num_nodes + 1, ), -1, dtype=torch.int32))
         self.register_buffer('col', torch.zeros(size, dtype=torch.int32))
         self.register_buffer('value', torch.zeros(size))
-        self._made_of: tuple[tuple[Tensor, int], ...] = ()
-        self._matrices: tuple[CSRMatrix, CSRMatrix] | None = None
+        self._made_of: Made = ()
+        self._matrix: CSRMatrix | None = None
 
-    def matrices(self) -> tuple[CSRMatrix, CSRMatrix] | None:
-        r"""Returns the graph and its transpose, or :obj:`None` if there is no
-        graph yet."""
+    @property
+    def matrix(self) -> CSRMatrix | None:
+        r"""The graph, or :obj:`None` if there is none yet."""
         # The buffers change whenever a state is loaded, a best epoch is
         # restored or the module moves. Their versions tell.
         buffers = (self.crow, self.col, self.value)
-        if len(self._made_of) == 0 or any(
-                x is not made or x._version != version
-                for x, (made, version) in zip(buffers, self._made_of,
-                                              strict=True)):
-            self._matrices = None
+        if not unchanged(buffers, self._made_of):
+            self._matrix = None
             if int(self.crow[0]) >= 0:
                 size = int(self.crow[-1])
-                matrix = CSRMatrix(self.crow, self.col[:size],
-                                   self.value[:size], self.num_nodes)
-                self._matrices = matrix, transpose(matrix)
-            self._made_of = tuple((x, x._version) for x in buffers)
-        return self._matrices
+                self._matrix = CSRMatrix(self.crow, self.col[:size],
+                                         self.value[:size], self.num_nodes)
+            self._made_of = versions(buffers)
+        return self._matrix
 
     def __getstate__(self) -> dict[str, Any]:
         # What is derived is made again, for copies too.
-        return {**self.__dict__, '_made_of': (), '_matrices': None}
-
-    @property
-    def is_set(self) -> bool:
-        r"""Whether there is a graph."""
-        return self.matrices() is not None
+        return {**self.__dict__, '_made_of': (), '_matrix': None}
 
     def set(self, matrix: CSRMatrix) -> None:
         r"""Takes a graph.
@@ -91,37 +85,33 @@ class NeighborGraph(torch.nn.Module):
             buffer.zero_()
             buffer[:matrix.nnz] = given
 
-    def require(self) -> tuple[CSRMatrix, CSRMatrix]:
-        r"""Returns the graph and its transpose, or raises a
-        :obj:`ValueError` if there is no graph yet."""
-        matrices = self.matrices()
-        if matrices is None:
+    def require(self) -> CSRMatrix:
+        r"""Returns the graph, or raises a :obj:`ValueError` if there is none
+        yet."""
+        matrix = self.matrix
+        if matrix is None:
             raise ValueError("The model has no graph of its items yet: give "
                              "it the features ('from_data', 'set_features' "
                              "or 'fit')")
-        return matrices
+        return matrix
 
     def forward(self, x: Tensor) -> Tensor:
-        matrices = self.require()
-        # Sparse products are not there in every type that autocast may
-        # choose.
-        with torch.autocast(x.device.type, enabled=False):
-            return _Product.apply(x.to(self.value.dtype), *matrices)
+        matrix = self.require()
+        return spmm(matrix, matrix.value, x)
 
     def __repr__(self) -> str:
-        matrices = self.matrices()
-        nnz = 0 if matrices is None else matrices[0].nnz
+        nnz = 0 if self.matrix is None else self.matrix.nnz
         return (f'{self.__class__.__name__}({self.num_nodes}, '
                 f'num_neighbors={self.num_neighbors}, num_edges={nnz})')
 
 
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: CSRMatrix,
-                transposed: CSRMatrix) -> Tensor:
-        ctx.matrices = transposed, matrix
-        return matrix.matmul(x)
+def versions(buffers: Sequence[Tensor]) -> Made:
+    r"""Returns what tells whether tensors have changed since."""
+    return tuple((x, x._version) for x in buffers)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Product.apply(grad, *ctx.matrices), None, None
+
+def unchanged(buffers: Sequence[Tensor], made_of: Made) -> bool:
+    r"""Whether tensors are those of :func:`versions`, and as they were."""
+    return len(made_of) == len(buffers) and all(
+        x is made and x._version == version
+        for x, (made, version) in zip(buffers, made_of, strict=True))

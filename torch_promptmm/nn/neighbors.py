@@ -103,17 +103,15 @@ def to_graph(neighbors: Neighbors, num_cols: int) -> CSRMatrix:
                     neighbors.index.size(0), num_cols)
 
 
-def row_of_entries(matrix: CSRMatrix) -> Tensor:
-    r"""Returns the row of each entry."""
-    row = torch.arange(matrix.shape[0], device=matrix.crow.device)
-    return row.repeat_interleave(matrix.crow.diff().long(),
-                                 output_size=matrix.nnz)
-
-
-def transpose(matrix: CSRMatrix) -> CSRMatrix:
-    r"""Returns the transposed matrix."""
-    return compress(matrix.col.long(), row_of_entries(matrix), matrix.value,
-                    matrix.shape[1], matrix.shape[0])
+def to_neighbors(matrix: CSRMatrix, k: int) -> Neighbors:
+    r"""Returns a sparse matrix of at most :math:`k` entries a row in columns
+    of neighbours, in the order in which it has them."""
+    row, shape = matrix.row, (matrix.shape[0], k)
+    at = torch.arange(matrix.nnz, device=row.device) - matrix.crow[row]
+    index = torch.full(shape, -1, device=row.device)
+    value = matrix.value.new_zeros(shape)
+    index[row, at], value[row, at] = matrix.col.long(), matrix.value
+    return Neighbors(index, value)
 
 
 def normalize_graph(matrix: CSRMatrix, norm: str | None = 'sym') -> CSRMatrix:
@@ -128,7 +126,7 @@ def normalize_graph(matrix: CSRMatrix, norm: str | None = 'sym') -> CSRMatrix:
     """
     if check_choice('norm', norm, NORMS) is None:
         return matrix
-    row, col = row_of_entries(matrix), matrix.col.long()
+    row, col = matrix.row, matrix.col.long()
     degree = matrix.value.new_zeros(matrix.shape[0], dtype=torch.double)
     degree.index_add_(0, row, matrix.value.double())
     safe = torch.where(degree > 0, degree, 1.0)
@@ -137,9 +135,7 @@ def normalize_graph(matrix: CSRMatrix, norm: str | None = 'sym') -> CSRMatrix:
     else:
         scale = (safe.rsqrt() * (degree > 0))
         scale = scale[row] * scale[col]
-    return CSRMatrix(matrix.crow, matrix.col,
-                     (matrix.value * scale).to(matrix.value.dtype),
-                     matrix.shape[1])
+    return matrix.with_value((matrix.value * scale).to(matrix.value.dtype))
 
 
 def combine_graphs(
@@ -167,8 +163,7 @@ def combine_graphs(
                          f"{len(graphs)} graphs (got {len(weights)})")
     num_rows, num_cols = graphs[0].shape
     key, inverse = torch.cat([
-        row_of_entries(graph) * num_cols + graph.col.long()
-        for graph in graphs
+        graph.row * num_cols + graph.col.long() for graph in graphs
     ]).unique(return_inverse=True)
     value = torch.cat([weight * graph.value for graph, weight in zip(
         graphs, weights, strict=True)])
