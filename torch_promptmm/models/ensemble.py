@@ -220,8 +220,8 @@ class Ensemble(RankingModel):
         rho, kappa, rank, whole, both, *weights = values
         return Fusion(
             dict(zip(self.content_modalities, weights, strict=True)), rho,
-            kappa, int(rank), whole, both,
-            {} if self.content is None else self.content.scaling)
+            kappa, int(rank), whole, co_occurrence=both,
+            scaling={} if self.content is None else self.content.scaling)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
