@@ -72,6 +72,9 @@ def brute_force(model: Ensemble, k: int, positives: torch.Tensor,
             replace(best, rank=rank, whole=whole, popularity=rho)
             for rank in (24, 32, 48) for whole in (0.25, 0.5, 1.0)
             for rho in (0.0, 0.1, 0.2))], *run)
+    best = first_best(model, [best, *(
+        replace(best, co_occurrence=weight)
+        for weight in (0.02, 0.05, 0.1, 0.2, 0.4))], *run)
     if names:
         best = first_best(model, [best, *(
             replace(best, cold_weight=kappa)
@@ -212,7 +215,7 @@ def test_dropout_does_not_blur_it() -> None:
     ({'metric': 'recall@0'}, "'metric' must have a cut-off"),
     ({'metric': 'recall'}, "'metric' must be one of"),
     ({'metric': 'coverage@5'}, "'metric' must be one of"),
-    ({'scalings': ('raw', 'centre')}, "'scaling' must be one of"),
+    ({'scalings': ('raw', 'centre')}, "'scaling.*centre'"),
 ])
 def test_bad_input(kwargs, match: str) -> None:
     with pytest.raises(ValueError, match=match):

@@ -164,9 +164,11 @@ def test_autocast_changes_nothing(scaling: str) -> None:
     assert torch.equal(out.user, want.user)
 
 
+@pytest.mark.parametrize('scaling', SCALINGS)
 def test_beside_the_tables_there_are_blocks(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content_expert, '_BLOCK_SIZE', 4000)
+        scaling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One is no smaller than the matrix that whitens.
+    monkeypatch.setattr(content_expert, '_BLOCK_SIZE', 64 * 64)
     monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 2000)
     x, item, user = (torch.randn(n, 64) for n in (200, 200, 300))
     graph = UserItemGraph(torch.stack([torch.randint(300, (600, )),
@@ -175,8 +177,8 @@ def test_beside_the_tables_there_are_blocks(
     model = ContentExpert(300, 200, {'a': 64})
     model.set_features({'a': x})
     with Largest(x, item, user) as largest:
-        model._fill(item, user, 'a', graph, graph.user_item, 'whiten')
-    assert 0 < largest.numel <= 4000 < item.numel()
+        model._fill(item, user, 'a', graph, graph.user_item, scaling)
+    assert 0 < largest.numel <= 64 * 64 < item.numel()
 
 
 def test_one_modality() -> None:

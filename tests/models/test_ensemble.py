@@ -19,6 +19,7 @@ from torch_promptmm.data import from_interactions
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.models import (
     ContentExpert,
+    CoOccurrence,
     Ensemble,
     ForeignModel,
     Fusion,
@@ -44,6 +45,7 @@ FUSIONS = {name: replace(fusion, scaling={**STANDARD, **fusion.scaling})
     'cold': Fusion({'a': 0.0, 'b': 1.5}, 0.2, cold_weight=1.75),
     'low rank': Fusion({'a': 1.0, 'b': 0.25}, 0.1, 1.25, rank=3, whole=0.25),
     'low rank alone': Fusion({'a': 0.0, 'b': 0.0}, rank=2, whole=0.0),
+    'shared': Fusion({'a': 0.5, 'b': 0.0}, 0.1, 1.5, co_occurrence=0.4),
     'scaled': Fusion({'a': 1.0, 'b': 0.5},
                      scaling={'a': 'whiten', 'b': 'raw'}),
 }.items()}
@@ -65,7 +67,8 @@ def make(fusion: Fusion | None = None, num_members: int = 2,
         kwargs = {'dtype': torch.double, **kwargs}
         expert = ContentExpert(NUM_USERS, NUM_ITEMS, WIDTHS, **kwargs)
         expert.set_features(features(), {'b': MASK})
-    return Ensemble(members, expert, fusion).double()
+    shared = CoOccurrence(NUM_USERS, NUM_ITEMS, 2, 3)
+    return Ensemble(members, expert, fusion, shared).double()
 
 
 def ridge(rows: Array) -> Array:
@@ -119,6 +122,11 @@ def wanted(model: Ensemble, fusion: Fusion) -> Array:
         score = score + low_rank(user, item, fusion.rank)
     warm = DEGREE > 0
     score = score * np.where(warm, (DEGREE + 1.0)**fusion.popularity, 1.0)
+    shared = as_output(model.co_occurrence(GRAPH))
+    x_user, x_item = shared.user.numpy(), shared.item.numpy()
+    length = np.linalg.norm(x_item[warm], axis=1).mean()
+    score = score + fusion.co_occurrence * (
+        reference.unit_rows(x_user) @ x_item.T / length)
     if model.content is not None:
         content = as_output(model.content(GRAPH)).modalities
         for name, weight in fusion.weights.items():
@@ -387,6 +395,21 @@ def test_a_weight_for_each_modality(weights: dict[str, float]) -> None:
     assert model.fusion == FUSIONS['plain']
 
 
+def test_a_weight_for_what_is_not_there() -> None:
+    with pytest.raises(ValueError, match="'co_occurrence' of 'fusion' must "
+                       'be 0 where'):
+        Ensemble([LightGCN(7, 11, 4)], fusion=Fusion(co_occurrence=0.1))
+    train, _, _ = SyntheticMultimodal.blocks(users_per_block=12)
+    assert Ensemble.from_data(train, 8, neighbors=0).co_occurrence is None
+    model = Ensemble.from_data(train, 8, neighbors=7)
+    assert model.co_occurrence.neighbors == 7
+    assert model.fusion.co_occurrence == 0.0
+    with pytest.raises(ValueError, match="'neighbors' must be at least 0"):
+        Ensemble.from_data(train, 8, neighbors=-1)
+    with pytest.raises(ValueError, match='one of 8 and 11'):
+        Ensemble([LightGCN(7, 11, 4)], co_occurrence=CoOccurrence(8, 11))
+
+
 @pytest.mark.parametrize('error, name, value', [
     (ValueError, r"weights\['a'\]", {'weights': {'a': -1.0}}),
     (ValueError, r"weights\['a'\]", {'weights': {'a': float('inf')}}),
@@ -395,6 +418,7 @@ def test_a_weight_for_each_modality(weights: dict[str, float]) -> None:
     (ValueError, 'cold_weight', {'cold_weight': float('nan')}),
     (ValueError, 'whole', {'whole': -1.0}),
     (ValueError, 'rank', {'rank': -1}),
+    (ValueError, 'co_occurrence', {'co_occurrence': -1.0}),
     (TypeError, 'rank', {'rank': 1.5}),
     (ValueError, r"scaling\['a'\]", {'scaling': {'a': 'centre'}}),
 ])

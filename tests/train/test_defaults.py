@@ -103,7 +103,7 @@ DISTILLATION_TASK: dict[str, Any] = {
 }
 ENSEMBLE: dict[str, Any] = {'num_members': 1, 'num_layers': 2, 'hop': 2.0,
                             'scaling': 'standardize',
-                            'use_content': True}
+                            'use_content': True, 'neighbors': 20}
 EDGES = SyntheticMultimodal.blocks()[0]['user', 'interacts', 'item'].edge_index
 
 
@@ -133,7 +133,9 @@ def test_the_teacher_of_a_preset() -> None:
     have = inspect.signature(Ensemble.from_view).parameters
     same({k: have[k].default for k in ENSEMBLE}, ENSEMBLE)
     assert len(teacher.members) == 1 and teacher.content.hop == 2.0
-    assert teacher.fusion == Fusion({'visual': 1.0, 'textual': 1.0})
+    assert teacher.fusion == Fusion(
+        {'visual': 1.0, 'textual': 1.0},
+        scaling={'visual': 'standardize', 'textual': 'standardize'})
     assert Fusion() == Fusion({}, 0.0, 1.0, 0, 1.0)
 
 

@@ -35,7 +35,8 @@ _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
     MultimodalTeacher: ('fusion_weight', 'self_weight', 'prompt',
                         'prompt_weight', 'prompt_layers', 'normalize',
                         'standardize', 'dropout'),
-    Ensemble: ('num_members', 'hop', 'scaling', 'use_content', 'fusion'),
+    Ensemble: ('num_members', 'hop', 'scaling', 'use_content', 'neighbors',
+               'fusion'),
 }
 #: The teacher that a setting builds, where it is another one.
 TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}

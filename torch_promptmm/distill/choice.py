@@ -22,6 +22,7 @@ POPULARITY = (0.0, 0.1, 0.2, 0.3)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 RANKS = (24, 32, 48)
 WHOLE = (0.25, 0.5, 1.0)
+CO_OCCURRENCE = (0.02, 0.05, 0.1, 0.2, 0.4)
 COLD_WEIGHTS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # Cold items meanwhile: a little above what their short rows give them.
 _COLD_WEIGHT = 1.25
@@ -44,8 +45,9 @@ def choose_fusion(
     added up with each weight that is tried: the exponent of the popularity
     together with one weight for all modalities; then, if there are several,
     the weight of each; other scalings of the features of each, with each
-    weight; a low rank, if there are several members; and, if validation has
-    some, the weight of items without interactions. Of equally good ones the
+    weight; a low rank, if there are several members; what items that share
+    users weigh; and, if validation has some, the weight of items without
+    interactions. Of equally good ones the
     first is taken, which is the simplest. Nothing is trained.
 
     Args:
@@ -92,6 +94,10 @@ def choose_fusion(
             replace(best[1], rank=rank, whole=whole, popularity=rho)
             for rank in RANKS for whole in WHOLE
             for rho in POPULARITY[:3])])
+    if ensemble.co_occurrence is not None:
+        best = parts.best([best[1], *(
+            replace(best[1], co_occurrence=weight)
+            for weight in CO_OCCURRENCE)])
     if names and parts.holds_out_cold:
         best = parts.best([best[1], *(
             replace(best[1], cold_weight=kappa) for kappa in COLD_WEIGHTS)])
@@ -125,6 +131,8 @@ class _Parts:
         self.content = lru_cache(maxsize=len(ensemble.content_modalities) + 1)(
             lambda name, scaling: self.scores(*_content(
                 ensemble, name, graph, self.user, scaling)))
+        self.shared = lru_cache(maxsize=1)(
+            lambda: self._scores(*ensemble.shared_rows(graph, self.user)))
         degree = graph.item_user.crow.diff()
         self.cold, self.degree = degree == 0, degree.to(self.whole)
         self.holds_out_cold = bool(self.cold[self.positives[1]].any())
@@ -149,6 +157,8 @@ class _Parts:
             total += self.low(fusion.rank)
         total *= torch.where(self.cold, 1.0,
                              (self.degree + 1)**fusion.popularity)
+        if fusion.co_occurrence > 0.0:
+            total.add_(self.shared(), alpha=fusion.co_occurrence)
         for name, weight in fusion.weights.items():
             if weight > 0.0:
                 total.add_(self.content(name, fusion.scaling[name]),

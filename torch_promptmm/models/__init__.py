@@ -3,6 +3,7 @@ r"""Models: whole recommenders, one file each, on one protocol."""
 from torch_promptmm.models.base import ModelOutput, RankingModel, as_output
 from torch_promptmm.models.bm3 import BM3
 from torch_promptmm.models.clcrec import CLCRec
+from torch_promptmm.models.co_occurrence import CoOccurrence
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import (
     ForeignModel,
@@ -10,8 +11,9 @@ from torch_promptmm.models.door import (
     check_output,
     embed,
 )
-from torch_promptmm.models.ensemble import Ensemble, Fusion
+from torch_promptmm.models.ensemble import Ensemble
 from torch_promptmm.models.freedom import FREEDOM
+from torch_promptmm.models.fusion import Fusion
 from torch_promptmm.models.gcn import GCN
 from torch_promptmm.models.grcn import GRCN
 from torch_promptmm.models.lattice import LATTICE
@@ -59,6 +61,7 @@ __all__ = classes = [
     'BM3',
     'PropagatedFeatures',
     'ContentExpert',
+    'CoOccurrence',
     'Ensemble',
     'Fusion',
     'ridge_rows',

@@ -197,7 +197,7 @@ class ContentExpert(RankingModel):
         each user who is asked for."""
         wide = torch.promote_types(self.dtype, torch.float)
         graph = as_graph(graph, self.num_users, self.num_items, dtype=wide)
-        edges = _unweighted(graph.user_item)
+        edges = graph.user_item.edge_means()
         return graph, edges if user_id is None else edges.select_rows(user_id)
 
     def _empty(self, graph: UserItemGraph, edges: CSRMatrix,
@@ -260,15 +260,6 @@ def _check_dtype(dtype: Any) -> torch.dtype:
         raise ValueError(f"'dtype' must be a floating-point type, such as "
                          f"torch.half or 'float16' (got {dtype!r})")
     return value
-
-
-def _unweighted(matrix: CSRMatrix) -> CSRMatrix:
-    r"""The mean over each row's edges."""
-    value = (matrix.value > 0).to(matrix.value.dtype)
-    degree = matrix.crow.diff()
-    row = degree.clamp(min=1).to(value.dtype).reciprocal()
-    row = row.repeat_interleave(degree, output_size=value.numel())
-    return CSRMatrix(matrix.crow, matrix.col, value * row, matrix.shape[1])
 
 
 def _scale_rows_(x: Tensor, wide: torch.dtype) -> None:

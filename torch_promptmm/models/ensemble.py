@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_choice, check_float, check_int
+from torch_promptmm.checks import check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import (
     ModelOutput,
@@ -17,50 +16,17 @@ from torch_promptmm.models.base import (
     as_output,
     take,
 )
+from torch_promptmm.models.co_occurrence import CoOccurrence
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import model_from_config, saved_config
+from torch_promptmm.models.fusion import Fusion
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.models.side_by_side import SideBySide
 from torch_promptmm.nn.compression import compress
+from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.prompt import SoftPrompt
-from torch_promptmm.nn.standard_rows import SCALINGS
-
-
-@dataclass(frozen=True)
-class Fusion:
-    r"""How the parts of an :class:`Ensemble` are added up; chosen on
-    validation, not learned.
-
-    Args:
-        weights (dict, optional): :math:`w_m` of each modality.
-            (default: none)
-        popularity (float, optional): :math:`\rho`. (default: :obj:`0.0`)
-        cold_weight (float, optional): :math:`\kappa`.
-            (default: :obj:`1.0`)
-        rank (int, optional): :math:`r`; 0 is no such part.
-            (default: :obj:`0`)
-        whole (float, optional): :math:`a`. (default: :obj:`1.0`)
-        scaling (dict, optional): How features of a modality are scaled, see
-            :class:`~torch_promptmm.models.ContentExpert`. (default: as the
-            content expert has it)
-    """
-    weights: Mapping[str, float] = field(default_factory=dict)
-    popularity: float = 0.0
-    cold_weight: float = 1.0
-    rank: int = 0
-    whole: float = 1.0
-    scaling: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            check_float(f'weights[{name!r}]', weight)
-        for name in ('popularity', 'cold_weight', 'whole'):
-            check_float(name, getattr(self, name))
-        check_int('rank', self.rank)
-        for name, scaling in self.scaling.items():
-            check_choice(f'scaling[{name!r}]', scaling, SCALINGS)
 
 
 class Ensemble(SideBySide):
@@ -69,16 +35,18 @@ class Ensemble(SideBySide):
 
     .. math::
         s(u, i) = \kappa_i \Big( p_i \big( a \, c_{ui} + c^{(r)}_{ui}
-        \big) + \sum_{m} w_m \cos(\mathbf{h}^m_u, \mathbf{h}^m_i) \Big),
-        \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
-        \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
+        \big) + b \, g_{ui} + \sum_{m} w_m \cos(\mathbf{h}^m_u,
+        \mathbf{h}^m_i) \Big), \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K}
+        \cos(\mathbf{e}^k_u, \mathbf{e}^k_i), \quad p_i = (\deg(i) +
+        1)^\rho .
 
     The members learn rows of users and items, and may read features too; the
     content expert needs no training. :math:`c^{(r)}` is :math:`c` in the
     :math:`r` leading joint directions of the members' rows
     (:func:`~torch_promptmm.nn.compress`), which are less noisy than all of
-    them. What is not learned,
-    :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
+    them; :math:`g` is what :class:`~torch_promptmm.models.CoOccurrence` says.
+    What is not learned, :math:`\rho, \kappa, r, a, b` and :math:`w_m`, is a
+    :class:`Fusion`.
 
     Members may be models of any kind. With :obj:`member_weights` the mean is
     a weighted one, :math:`c_{ui} = \sum_k \omega_k \cos(\mathbf{e}^k_u,
@@ -105,6 +73,8 @@ class Ensemble(SideBySide):
         member_weights (list of float, optional): :math:`\omega_k`, which a
             distiller chooses on validation.
             (default: all the same, for good)
+        co_occurrence (CoOccurrence, optional): Items that share users.
+            (default: :obj:`None`)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -121,11 +91,14 @@ class Ensemble(SideBySide):
         content: ContentExpert | None = None,
         fusion: Fusion | None = None,
         member_weights: Sequence[float] | None = None,
+        co_occurrence: CoOccurrence | None = None,
     ) -> None:
         super().__init__(members, member_weights,
                          None if content is None else content.item_features)
-        self.content = content
-        for part in self.parts_with_features():
+        self.content, self.co_occurrence = content, co_occurrence
+        for part in (*self.members, content, co_occurrence):
+            if part is None:
+                continue
             sizes = (part.num_users, part.num_items)
             if sizes != (self.num_users, self.num_items):
                 raise ValueError(f'All members must be of '
@@ -136,7 +109,7 @@ class Ensemble(SideBySide):
         # doubles, which no change of the module's type rounds.
         self._fusion: Tensor
         names = self.content_modalities
-        self.register_buffer('_fusion', torch.zeros(4 + len(names),
+        self.register_buffer('_fusion', torch.zeros(5 + len(names),
                                                     dtype=torch.long))
         self.fusion = fusion or Fusion(dict.fromkeys(names, 1.0))
         self._start = self.fusion
@@ -151,6 +124,7 @@ class Ensemble(SideBySide):
         hop: float = 2.0,
         scaling: str | Mapping[str, str] = 'standardize',
         use_content: bool = True,
+        neighbors: int = 20,
         **kwargs: Any,
     ) -> Ensemble:
         r"""Builds LightGCNs and a content expert from a graph that was read.
@@ -170,6 +144,9 @@ class Ensemble(SideBySide):
                 another one may be chosen. (default: :obj:`"standardize"`)
             use_content (bool, optional): If :obj:`False`, no content is
                 read. (default: :obj:`True`)
+            neighbors (int, optional): See
+                :class:`~torch_promptmm.models.CoOccurrence`; with 0 there is
+                no such part. (default: :obj:`20`)
             **kwargs (optional): Arguments of the model.
         """
         check_int('num_members', num_members, 1)
@@ -178,7 +155,11 @@ class Ensemble(SideBySide):
         content = None
         if use_content and view.features:
             content = ContentExpert.from_view(view, hop=hop, scaling=scaling)
-        return cls(members, content, **kwargs)
+        shared = None
+        if check_int('neighbors', neighbors) > 0:
+            shared = CoOccurrence(view.num_users, view.num_items,
+                                  neighbors=neighbors)
+        return cls(members, content, co_occurrence=shared, **kwargs)
 
     def parts_with_features(self) -> list[RankingModel]:
         members = super().parts_with_features()
@@ -192,18 +173,22 @@ class Ensemble(SideBySide):
 
     @property
     def width(self) -> int:
-        return self.fusion.rank + sum(
+        fusion, shared = self.fusion, self.co_occurrence
+        out = fusion.rank + sum(
             part.width for part in self.parts_with_features())
+        if shared is not None and fusion.co_occurrence > 0.0:
+            out += shared.width
+        return out
 
     @property
     def fusion(self) -> Fusion:
         r"""How the parts are added up."""
         values = self._fusion.cpu().view(torch.double).tolist()
-        rho, kappa, rank, whole, *weights = values
+        rho, kappa, rank, whole, both, *weights = values
         return Fusion(
             dict(zip(self.content_modalities, weights, strict=True)), rho,
-            kappa, int(rank), whole,
-            {} if self.content is None else self.content.scaling)
+            kappa, int(rank), whole, co_occurrence=both,
+            scaling={} if self.content is None else self.content.scaling)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
@@ -215,10 +200,15 @@ class Ensemble(SideBySide):
             raise ValueError(f"'fusion' must have the scaling of no other "
                              f"modality than {names} (got "
                              f"{list(fusion.scaling)})")
+        if self.co_occurrence is None and fusion.co_occurrence > 0.0:
+            raise ValueError(f"'co_occurrence' of 'fusion' must be 0 where "
+                             f"the ensemble has no such part (got "
+                             f"{fusion.co_occurrence})")
         if self.content is not None:
             self.content.scaling = {**self.content.scaling, **fusion.scaling}
         values = [fusion.popularity, fusion.cold_weight, fusion.rank,
-                  fusion.whole, *(fusion.weights[name] for name in names)]
+                  fusion.whole, fusion.co_occurrence,
+                  *(fusion.weights[name] for name in names)]
         self._fusion.copy_(
             torch.tensor(values, dtype=torch.double).view(torch.long))
 
@@ -244,6 +234,16 @@ class Ensemble(SideBySide):
             for member, (_, x) in zip(self.members, pairs, strict=True)
         ]).to(item.device)
         return user, torch.where((degree_item > 0) | kept, item, imputed)
+
+    @torch.no_grad()
+    def shared_rows(self, graph: UserItemGraph,
+                    user_id: Tensor | None = None) -> Pair:
+        r"""Returns the rows of :class:`CoOccurrence`, on the scale of a
+        cosine."""
+        assert self.co_occurrence is not None
+        warm = graph.item_user.crow.diff().view(-1, 1) > 0
+        user, item = _unit_pair(as_output(self.co_occurrence(graph)), warm)
+        return take(user, user_id), item
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
@@ -284,6 +284,9 @@ class Ensemble(SideBySide):
         pairs = [(fusion.whole**0.5, user, item, popular)]
         if fusion.rank > 0:
             pairs.append((1.0, *compress(user, item, fusion.rank), popular))
+        if self.co_occurrence is not None and fusion.co_occurrence > 0.0:
+            pairs.append((fusion.co_occurrence**0.5,
+                          *self.shared_rows(graph), cold))
         pairs += [(fusion.weights[name]**0.5, x_user.to(user),
                    x_item.to(item), cold)
                   for name, (x_user, x_item) in content.items()]
@@ -306,6 +309,7 @@ class Ensemble(SideBySide):
                    {'prompt': member.prompt.config()})
             } for member in members],
             'content': saved_config(self.content),
+            'co_occurrence': saved_config(self.co_occurrence),
             'member_weights': self._start_weights,
         }
 
@@ -317,14 +321,16 @@ class Ensemble(SideBySide):
             if 'prompt' in each:
                 arguments['prompt'] = SoftPrompt.from_config(each['prompt'])
             members.append(model_from_config(arguments))
-        content = None
-        if config['content'] is not None:
-            expert = model_from_config(config['content'])
-            assert isinstance(expert, ContentExpert)
-            content = expert
-        # Files of before have no weights of members.
-        return cls(members, content,
-                   member_weights=config.get('member_weights'))
+        # Files of before have neither weights of members nor what items
+        # share.
+        content, shared = (
+            None if config.get(name) is None else
+            model_from_config(config[name])
+            for name in ('content', 'co_occurrence'))
+        assert isinstance(content, ContentExpert | None)
+        assert isinstance(shared, CoOccurrence | None)
+        return cls(members, content, None, config.get('member_weights'),
+                   shared)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the members, and weights and
@@ -339,4 +345,12 @@ class Ensemble(SideBySide):
         weights = self.member_weights
         more = '' if weights is None else f', member_weights={weights}'
         return (f'{self.__class__.__name__}({shown}, content={self.content}, '
-                f'{self.fusion}{more})')
+                f'co_occurrence={self.co_occurrence}, {self.fusion}{more})')
+
+
+def _unit_pair(output: ModelOutput, warm: Tensor) -> Pair:
+    r"""Rows whose dot products rank as those of the output, on the scale of
+    a cosine: the length of an item's row is part of its scores, not of a
+    user's."""
+    length = output.item.norm(dim=1, keepdim=True)[warm].mean()
+    return unit_rows(output.user), output.item / length.clamp(min=1e-12)

@@ -56,6 +56,15 @@ class CSRMatrix:
                                            device=self.value.device,
                                            check_invariants=False)
 
+    def edge_means(self) -> CSRMatrix:
+        r"""Returns the matrix of means over each row's edges, whatever their
+        weights above zero."""
+        value = (self.value > 0).to(self.value.dtype)
+        degree = self.crow.diff()
+        row = degree.clamp(min=1).to(value.dtype).reciprocal()
+        row = row.repeat_interleave(degree, output_size=value.numel())
+        return CSRMatrix(self.crow, self.col, value * row, self.shape[1])
+
     @cached_property
     def row(self) -> Tensor:
         r"""The row of each non-zero :math:`(nnz)`."""
