@@ -31,11 +31,12 @@ class VBPR(RankingModel):
         \mathcal{M}} \left( \theta_u^{\top} \mathbf{E}_m^{\top}
         \hat{\mathbf{x}}^m_i + \beta_m^{\top} \hat{\mathbf{x}}^m_i \right),
 
-    with standardised features :math:`\hat{\mathbf{X}}_m`. Biases are one
-    more column: users are :math:`[\gamma_u \, \| \, \theta_u \, \| \, 1]`,
-    items :math:`[\gamma_i \, \| \, \sum_m \mathbf{E}_m^{\top}
-    \hat{\mathbf{x}}^m_i \, \| \, \beta_i + \sum_m \beta_m^{\top}
-    \hat{\mathbf{x}}^m_i]`, and scores dot products. It has
+    with standardised features :math:`\hat{\mathbf{X}}_m`, divided by
+    :math:`\sqrt{d_m}` so that wide ones do not outrun :math:`\gamma` and
+    :math:`\theta`. Biases are one more column: users are :math:`[\gamma_u \,
+    \| \, \theta_u \, \| \, 1]`, items :math:`[\gamma_i \, \| \, \sum_m
+    \mathbf{E}_m^{\top} \hat{\mathbf{x}}^m_i \, \| \, \beta_i + \sum_m
+    \beta_m^{\top} \hat{\mathbf{x}}^m_i]`, and scores dot products. It has
     :math:`|\mathcal{U}| (d + d_v) + |\mathcal{I}| (d + 1) + \sum_m d_m (d_v
     + 1)` parameters. The L2 term falls on :math:`\gamma`, :math:`\theta` and
     :math:`\beta_i`, not on :math:`\mathbf{E}_m`, :math:`\beta_m` and the
@@ -45,7 +46,7 @@ class VBPR(RankingModel):
 
     Differs from published code in:
 
-    - features are standardised; there they are raw (`MMRec
+    - features are standardised and scaled; there they are raw (`MMRec
       <https://github.com/enoche/MMRec>`_), or divided by the largest value;
       :obj:`standardize=False` takes them as they are;
     - biases of items and of features are there, as in the paper; MMRec has
@@ -123,7 +124,7 @@ class VBPR(RankingModel):
         features stay."""
         for table in (self.user_embedding, self.user_content,
                       self.item_embedding):
-            torch.nn.init.xavier_uniform_(table.weight)
+            torch.nn.init.normal_(table.weight, std=0.1)
         torch.nn.init.zeros_(self.item_bias)
         for name in self.modalities:
             linear = self._map(name)
@@ -219,11 +220,13 @@ class VBPR(RankingModel):
         back = None
         if item_id is not None:  # A batch has many items more than once.
             item_id, back = item_id.unique(return_inverse=True)
-        return {
-            name: take(self._map(name)(*self.item_features.rows(
-                name, item_id)), back)
-            for name in self.modalities
-        }
+        out = {}
+        for name, width in self.item_features.in_channels.items():
+            y = self._map(name)(*self.item_features.rows(name, item_id))
+            if self.standardize:  # A row is of length one, or so.
+                y = y * width**-0.5
+            out[name] = take(y, back)
+        return out
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_users}, '
