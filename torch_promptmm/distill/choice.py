@@ -132,7 +132,7 @@ class _Parts:
             lambda name, scaling: self.scores(*_content(
                 ensemble, name, graph, self.user, scaling)))
         self.shared = lru_cache(maxsize=1)(
-            lambda: self._scores(*ensemble.shared_rows(graph, self.user)))
+            lambda: self.scores(*ensemble.shared_rows(graph, self.user)))
         degree = graph.item_user.crow.diff()
         self.cold, self.degree = degree == 0, degree.to(self.whole)
         self.holds_out_cold = bool(self.cold[self.positives[1]].any())

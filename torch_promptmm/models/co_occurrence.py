@@ -12,7 +12,6 @@ from torch_promptmm.models.base import ModelOutput, Pair, RankingModel, take
 from torch_promptmm.nn import co_occurrence_graph
 from torch_promptmm.nn.csr import CSRMatrix
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
-from torch_promptmm.nn.neighbors import transpose
 
 _OVERSAMPLES, _POWERS = 16, 2
 
@@ -115,7 +114,7 @@ def _leading_directions(mean: CSRMatrix, edges: CSRMatrix,
     r"""The leading singular directions of the product of the users' means and
     the transposed graph, by a randomised range finder with power steps. The
     singular values go to the users."""
-    mean_t, edges_t = transpose(mean), transpose(edges)
+    mean_t, edges_t = mean.t, edges.t
     num_users, num_items = mean.shape
     width = min(rank + _OVERSAMPLES, num_users, num_items)
     generator = torch.Generator().manual_seed(0)

@@ -74,7 +74,8 @@ class ContentGraphModel(RankingModel):
         features stay."""
         for table in (self.user_embedding, self.item_embedding,
                       *self.preferences.values()):
-            torch.nn.init.xavier_normal_(table.weight)
+            torch.nn.init.xavier_normal_(
+                table.weight)  # type: ignore[arg-type]
         for name in self.modalities:
             self.reduction(name).reset_parameters()
 
