@@ -54,7 +54,7 @@ def test_noise_is_left_out() -> None:
     ensemble = Ensemble([noise(0), good(1), noise(2)],
                         member_weights=[1.0, 1.0, 1.0])
     before = recall(ensemble)
-    value = choose_member_weights(ensemble, *DATA, k=5)
+    value = choose_member_weights(ensemble, *DATA, metric='recall@5')
     first, second, third = ensemble.member_weights
     assert second > 2 * max(first, third)
     assert recall(ensemble) == pytest.approx(value) and value > before
@@ -62,13 +62,13 @@ def test_noise_is_left_out() -> None:
 
 def test_weights_that_do_not_matter_stay() -> None:
     ensemble = Ensemble([good(1), good(1)], member_weights=[1.0, 3.0])
-    choose_member_weights(ensemble, *DATA, k=5)
+    choose_member_weights(ensemble, *DATA, metric='recall@5')
     assert ensemble.member_weights == [1.0, 3.0]
     out = Ensemble([good(1), good(2)], member_weights=[1.0, 0.0])
-    choose_member_weights(out, *DATA, k=5)
+    choose_member_weights(out, *DATA, metric='recall@5')
     assert out.member_weights[1] == 0.0 < out.member_weights[0]
     alone = Ensemble([good(1)], member_weights=[2.0])
-    choose_member_weights(alone, *DATA, k=5)
+    choose_member_weights(alone, *DATA, metric='recall@5')
     assert alone.member_weights == [2.0]
 
 
@@ -76,7 +76,7 @@ def test_the_mode_is_left_alone_and_weights_are_needed() -> None:
     ensemble = Ensemble([good(1), noise(0)], member_weights=[1.0, 1.0])
     for mode in (True, False):
         ensemble.train(mode)
-        choose_member_weights(ensemble, *DATA, k=5, num_users=7)
+        choose_member_weights(ensemble, *DATA, metric='recall@5', num_users=7)
         assert ensemble.training is mode
     with pytest.raises(ValueError, match="'member_weights'"):
         choose_member_weights(Ensemble([good(1)]), *DATA)

@@ -72,10 +72,8 @@ class ContentGraphModel(RankingModel):
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module; statistics of the
         features stay."""
-        for table in (self.user_embedding, self.item_embedding,
-                      *self.preferences.values()):
-            torch.nn.init.xavier_normal_(
-                table.weight)  # type: ignore[arg-type]
+        for table in (*self.user_tables, self.item_embedding.weight):
+            torch.nn.init.xavier_normal_(table)
         for name in self.modalities:
             self.reduction(name).reset_parameters()
 
@@ -96,6 +94,12 @@ class ContentGraphModel(RankingModel):
     def preference(self, name: str) -> Tensor:
         r"""The users' table of a modality :math:`(|\mathcal{U}|, d_c)`."""
         return self.preferences[modality_key(name)].weight  # type: ignore
+
+    @property
+    def user_tables(self) -> list[Tensor]:
+        r"""The IDs of users, and their table of each modality."""
+        return [self.user_embedding.weight,
+                *(self.preference(name) for name in self.modalities)]
 
     def set_features(
         self,
@@ -164,9 +168,7 @@ class ContentGraphModel(RankingModel):
         of the tables."""
         out = self(graph, user_id, item_id)
         if num_ego > 0:
-            tables = [self.user_embedding.weight,
-                      *(self.preference(name) for name in self.modalities)]
-            user = torch.cat([take(table, user_id) for table in tables], 1)
+            user = torch.cat([take(x, user_id) for x in self.user_tables], 1)
             out.ego = user, take(self.item_embedding.weight,
                                  item_id[:num_ego])
         return out

@@ -70,11 +70,11 @@ class Ensemble(SideBySide):
             (default: :obj:`None`)
         fusion (Fusion, optional): How the parts are added up.
             (default: each modality with weight 1.0)
+        co_occurrence (CoOccurrence, optional): Items that share users.
+            (default: :obj:`None`)
         member_weights (list of float, optional): :math:`\omega_k`, which a
             distiller chooses on validation.
             (default: all the same, for good)
-        co_occurrence (CoOccurrence, optional): Items that share users.
-            (default: :obj:`None`)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -90,8 +90,8 @@ class Ensemble(SideBySide):
         members: Sequence[RankingModel],
         content: ContentExpert | None = None,
         fusion: Fusion | None = None,
-        member_weights: Sequence[float] | None = None,
         co_occurrence: CoOccurrence | None = None,
+        member_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(members, member_weights,
                          None if content is None else content.item_features)
@@ -329,8 +329,8 @@ class Ensemble(SideBySide):
             for name in ('content', 'co_occurrence'))
         assert isinstance(content, ContentExpert | None)
         assert isinstance(shared, CoOccurrence | None)
-        return cls(members, content, None, config.get('member_weights'),
-                   shared)
+        return cls(members, content, None, shared,
+                   config.get('member_weights'))
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the members, and weights and

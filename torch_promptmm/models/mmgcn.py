@@ -161,9 +161,8 @@ class MMGCN(ContentGraphModel):
                 for width in widths)
             for name in in_channels
         })
-        for table in (self.user_embedding, self.item_embedding,
-                      *self.preferences.values()):
-            table.weight.requires_grad_(not freeze_users)
+        for table in (*self.user_tables, self.item_embedding.weight):
+            table.requires_grad_(not freeze_users)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
