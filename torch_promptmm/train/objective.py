@@ -59,10 +59,11 @@ class RankingObjective(torch.nn.Module):
                                        exclusive=True)
         self.num_negatives = check_int('num_negatives', num_negatives, 1)
         self.warm_negatives = check_bool('warm_negatives', warm_negatives)
-        self.loss: BPRLoss | SampledSoftmaxLoss | None = {
+        losses: dict[str, BPRLoss | SampledSoftmaxLoss] = {
             'bpr': BPRLoss(),
             'softmax': SampledSoftmaxLoss(temperature),
-        }.get(ranking_loss)
+        }
+        self.loss = losses.get(ranking_loss)
 
     @property
     def is_own(self) -> bool:
