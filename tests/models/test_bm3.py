@@ -18,9 +18,6 @@ from contrasts import (
     light_gcn,
     linear,
     make,
-    planted,
-    planted_recall,
-    shuffled,
     unit_features,
 )
 from test_every_model import GRAPH as BLOCKS
@@ -159,12 +156,3 @@ def test_bad_input(kwargs, message: str) -> None:
         BM3(**{'num_users': U, 'num_items': I, 'in_channels': WIDTHS,
                **kwargs})
     assert str(make(BM3)).startswith('BM3(4, 5, ItemFeatures(visual=6')
-
-
-@pytest.mark.slow
-def test_content_pays() -> None:
-    data, val, test = planted()
-    whole, _ = planted_recall(BM3, data, val, test, epochs=60, lr=5e-3)
-    less, _ = planted_recall(BM3, shuffled(data), val, test, epochs=60,
-                             lr=5e-3)
-    assert whole > less + 0.01
