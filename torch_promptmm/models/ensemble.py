@@ -163,7 +163,7 @@ class Ensemble(SideBySide):
 
     def parts_with_features(self) -> list[RankingModel]:
         members = super().parts_with_features()
-        return members if self.content is None else [*members, self.content]
+        return members if self.content is None else [self.content, *members]
 
     @property
     def content_modalities(self) -> list[str]:
