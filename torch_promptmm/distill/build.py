@@ -26,7 +26,9 @@ _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
     MultimodalTeacher: ('fusion_weight', 'self_weight', 'prompt',
                         'prompt_weight', 'prompt_layers', 'normalize',
                         'standardize', 'dropout'),
-    Ensemble: ('num_members', 'hop', 'standardize', 'use_content', 'fusion'),
+    Ensemble: ('num_members', 'hop', 'standardize', 'use_content', 'fusion',
+               'train_content', 'prompt', 'prompt_layers', 'prompt_weight',
+               'normalize'),
 }
 #: The teacher that a setting builds, where it is another one.
 TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}
@@ -107,9 +109,9 @@ def checked_parts(
                              f"{getattr(student, name)})")
     if prompt is None:
         return model, None if model is None else model.prompt
-    if not isinstance(model, MultimodalTeacher):
+    if not isinstance(model, (MultimodalTeacher, Ensemble)):
         raise ValueError("'prompt' needs a MultimodalTeacher, which it is "
-                         "injected into")
+                         "injected into, or an Ensemble that has one")
     if prompt is not model.prompt:
         model.inject(prompt)
     return model, prompt

@@ -20,6 +20,8 @@ POPULARITY = (0.0, 0.1, 0.2, 0.3)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 RANKS = (24, 32, 48)
 WHOLE = (0.25, 0.5, 1.0)
+PROMPTED = (0.25, 0.5, 1.0, 2.0)
+SHARES = (1.0, 0.5)  # Of what is there before it.
 COLD_WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # Cold items meanwhile: a little above what their short rows give them.
 _COLD_WEIGHT = 1.25
@@ -40,9 +42,10 @@ def choose_fusion(
     The scores of each part are computed once, for a sample of the users, and
     added up with each weight that is tried: the exponent of the popularity
     together with one weight for all modalities, then, if there are several,
-    the weight of each; a low rank, if there are several members; and the
-    weight of items without interactions. Of equally good ones the first is
-    taken, which is the simplest.
+    the weight of each; a low rank, if there are several members; the weight
+    of the member that learns content, together with shares of what the
+    others have; and the weight of items without interactions. Of equally
+    good ones the first is taken, which is the simplest.
 
     Args:
         ensemble (Ensemble): The ensemble, with trained members.
@@ -76,12 +79,23 @@ def choose_fusion(
             replace(best[1], rank=rank, whole=whole, popularity=rho)
             for rank in RANKS for whole in WHOLE
             for rho in POPULARITY[:3])])
+    if ensemble.prompted is not None:
+        best = parts.best([best[1], *_with_prompted(best[1])])
     if parts.has_cold and names:
         best = parts.best([best[1], *(
             replace(best[1], cold_weight=kappa) for kappa in COLD_WEIGHTS)])
     recall, fusion = best
     ensemble.fusion = fusion
     return fusion, recall
+
+
+def _with_prompted(fusion: Fusion) -> Iterable[Fusion]:
+    for share in SHARES:
+        weights = {k: share * v for k, v in fusion.weights.items()}
+        for whole in SHARES:
+            for prompted in PROMPTED:
+                yield replace(fusion, weights=weights, prompted=prompted,
+                              whole=whole * fusion.whole)
 
 
 class _Parts:
@@ -102,11 +116,14 @@ class _Parts:
         ensemble.eval()  # Members may have dropout.
         try:
             self.ids, content = ensemble.parts(graph)
+            prompted = ensemble.prompted_rows(graph)
         finally:
             ensemble.train(was_training)
         self.whole = self._scores(*self.ids)
         self.content = {name: self._scores(*pair)
                         for name, pair in content.items()}
+        self.prompted = (None if prompted is None else
+                         self._scores(*prompted))
         degree = graph.item_user.crow.diff()
         self.cold, self.degree = degree == 0, degree.to(self.whole)
         self.has_cold = bool(self.cold.any())
@@ -131,6 +148,8 @@ class _Parts:
         for name, weight in fusion.weights.items():
             if weight > 0.0:
                 total.add_(self.content[name], alpha=weight)
+        if self.prompted is not None and fusion.prompted > 0.0:
+            total.add_(self.prompted, alpha=fusion.prompted)
         if fusion.cold_weight != 1.0:
             total *= torch.where(self.cold, fusion.cold_weight, 1.0)
         self.known.mask_(total, self.user)

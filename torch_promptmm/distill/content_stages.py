@@ -15,6 +15,7 @@ from torch_promptmm.distill.list_task import (
     ListDistillationTask,
     compress_into,
 )
+from torch_promptmm.distill.prompted_scores import PromptedScores
 from torch_promptmm.distill.stages import Parts, Stage, TrainingData
 from torch_promptmm.distill.top_lists import top_lists
 from torch_promptmm.models import Ensemble, embed
@@ -22,7 +23,8 @@ from torch_promptmm.train import RankingTask, Task
 
 
 class EnsembleStage(Stage):
-    r"""Stage 1 of an ensemble: each member learns to rank on its own."""
+    r"""Stage 1 of an ensemble: each member learns to rank on its own, the one
+    that learns content together with its prompt."""
     name = 'teacher'
 
     def freeze(self) -> None:
@@ -30,18 +32,28 @@ class EnsembleStage(Stage):
         self.parts.teacher.requires_grad_(True)
         self.parts.student.requires_grad_(False)
         self.parts.projections.requires_grad_(False)
+        if self.parts.prompt is not None:
+            self.parts.prompt.requires_grad_(True)
 
     def tasks(self, data: TrainingData) -> list[Task]:
         teacher, settings = self.parts.teacher, self.parts.settings
         assert isinstance(teacher, Ensemble)
         alphas = settings.user_weights
-        return [
+        out: list[Task] = [
             RankingTask(member, data.graph, data.positives, data.known,
                         self.parts.objective, settings.ego_l2,
                         settings.modality_weight,
                         user_weight=alphas[number % len(alphas)])
             for number, member in enumerate(teacher.members)
         ]
+        prompted = teacher.prompted
+        if prompted is not None:
+            teacher.cache_features(data.graph)
+            out.append(
+                RankingTask(prompted, data.graph, data.positives, data.known,
+                            self.parts.objective, settings.ego_l2,
+                            settings.modality_weight, self.parts.prompt))
+        return out
 
 
 class ListStage(Stage):
@@ -70,11 +82,19 @@ class ListStage(Stage):
         self.parts.student.requires_grad_(True)
         self.parts.projections.requires_grad_(False)
         if self.parts.prompt is not None:
-            self.parts.prompt.requires_grad_(False)
+            self.parts.prompt.requires_grad_(self._tunes_prompt)
+
+    @property
+    def _tunes_prompt(self) -> bool:
+        teacher, prompt = self.parts.teacher, self.parts.prompt
+        return (self.parts.settings.tune_prompt and prompt is not None
+                and isinstance(teacher, Ensemble)
+                and teacher.fusion.prompted > 0.0)
 
     def tasks(self, data: TrainingData) -> list[Task]:
-        teacher, student, _, _, settings, objective = self.parts
+        teacher, student, prompt, _, settings, objective = self.parts
         assert teacher is not None
+        teacher.cache_features(None)
         if self.saved is None:
             pair = embed(teacher, data.graph,
                          teacher.score or objective.score, 'teacher')
@@ -88,9 +108,16 @@ class ListStage(Stage):
         temperature = settings.top_temperature * _spread(lists.scores)
         if settings.init == 'compress' and self.start:
             compress_into(student, data.graph, pair, temperature)
+        prompted = None
+        if self._tunes_prompt:
+            assert isinstance(teacher, Ensemble)
+            teacher.eval()
+            prompted = PromptedScores(teacher, data.graph)
+            lists = prompted.taken_from(lists)
         return [
             ListDistillationTask(student, data.graph, data.known, lists,
-                                 temperature, settings.uniform_items)
+                                 temperature, settings.uniform_items, prompted,
+                                 None if prompted is None else prompt)
         ]
 
     def options(self) -> dict[str, Any]:

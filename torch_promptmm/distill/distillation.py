@@ -173,9 +173,13 @@ class Distillation:
         r"""Returns the names of the runs of a stage, one for each task."""
         teacher = self.parts.teacher
         num = len(teacher.members) if isinstance(teacher, Ensemble) else 1
-        if stage != 'teacher' or num == 1:
+        if stage != 'teacher':
             return [stage]
-        return [f'{stage} {i + 1} of {num}' for i in range(num)]
+        names = ([stage] if num == 1 else
+                 [f'{stage} {i + 1} of {num}' for i in range(num)])
+        if isinstance(teacher, Ensemble) and teacher.prompted is not None:
+            names.append(f'{stage} of content')
+        return names
 
     def stage(self, name: str, saved: Pair | None = None) -> Stage:
         r"""Returns a stage of these parts."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_float, check_int
+from torch_promptmm.checks import check_bool, check_float, check_int
 from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import (
     ModelOutput,
@@ -20,10 +20,16 @@ from torch_promptmm.models.base import (
 from torch_promptmm.models.content_expert import ContentExpert
 from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.multimodal_teacher import MultimodalTeacher
+from torch_promptmm.models.propagated_features import can_propagate
 from torch_promptmm.models.ridge import ridge_rows
 from torch_promptmm.nn.compression import compress
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
+from torch_promptmm.nn.prompt import SoftPrompt
+
+# The weight of the modalities in the member that learns content.
+PROMPTED_FUSION = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,20 @@ class Fusion:
         rank (int, optional): :math:`r`; 0 is no such part.
             (default: :obj:`0`)
         whole (float, optional): :math:`a`. (default: :obj:`1.0`)
+        prompted (float, optional): :math:`w_{\mathbf{P}}`.
+            (default: :obj:`0.0`)
     """
     weights: Mapping[str, float] = field(default_factory=dict)
     popularity: float = 0.0
     cold_weight: float = 1.0
     rank: int = 0
     whole: float = 1.0
+    prompted: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
             check_float(f'weights[{name!r}]', weight)
-        for name in ('popularity', 'cold_weight', 'whole'):
+        for name in ('popularity', 'cold_weight', 'whole', 'prompted'):
             check_float(name, getattr(self, name))
         check_int('rank', self.rank)
 
@@ -61,15 +70,18 @@ class Ensemble(RankingModel):
 
     .. math::
         s(u, i) = \kappa_i \Big( p_i \big( a \, c_{ui} + c^{(r)}_{ui}
-        \big) + \sum_{m} w_m \cos(\mathbf{h}^m_u, \mathbf{h}^m_i) \Big),
-        \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
+        \big) + \sum_{m} w_m \cos(\mathbf{h}^m_u, \mathbf{h}^m_i) +
+        w_{\mathbf{P}} \cos(\mathbf{f}_u, \mathbf{f}_i) \Big), \quad
+        c_{ui} = \frac{1}{K} \sum_{k=1}^{K} \cos(\mathbf{e}^k_u,
         \mathbf{e}^k_i), \quad p_i = (\deg(i) + 1)^\rho .
 
     The members learn rows of users and items, the content expert needs no
     training. :math:`c^{(r)}` is :math:`c` in the :math:`r` leading joint
     directions of the members' rows (:func:`~torch_promptmm.nn.compress`),
-    which are less noisy than all of them. What is not learned,
-    :math:`\rho, \kappa, r, a` and :math:`w_m`, is a :class:`Fusion`.
+    which are less noisy than all of them. :math:`\mathbf{f}` are the rows
+    of a member that learns content, reduced and opened by a soft prompt, if
+    there is one. What is not learned, :math:`\rho, \kappa, r, a, w_m` and
+    :math:`w_{\mathbf{P}}`, is a :class:`Fusion`.
 
     Rows of the members for users and items *without a training interaction*
     are not what was learned, for nothing was: those of users are zero, those
@@ -84,7 +96,10 @@ class Ensemble(RankingModel):
         content (ContentExpert, optional): The content.
             (default: :obj:`None`)
         fusion (Fusion, optional): How the parts are added up.
-            (default: each modality with weight 1.0)
+            (default: each modality with weight 1.0, and the prompted member
+            too)
+        prompted (MultimodalTeacher, optional): The member that learns
+            content. (default: :obj:`None`)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -100,14 +115,18 @@ class Ensemble(RankingModel):
         members: Sequence[RankingModel],
         content: ContentExpert | None = None,
         fusion: Fusion | None = None,
+        prompted: MultimodalTeacher | None = None,
     ) -> None:
         members = list(members)
         if not members or not all(isinstance(x, RankingModel)
                                   for x in members):
             raise ValueError(f"'members' must be at least one RankingModel "
                              f"(got {[type(x).__name__ for x in members]})")
+        if prompted is not None and content is None:
+            raise ValueError("'prompted' learns content: give 'content' too")
         first = members[0]
-        for other in (*members, *([] if content is None else [content])):
+        for other in (*members, *(x for x in (content, prompted)
+                                  if x is not None)):
             sizes = (other.num_users, other.num_items)
             if sizes != (first.num_users, first.num_items):
                 raise ValueError(f'All members must be of '
@@ -117,12 +136,14 @@ class Ensemble(RankingModel):
         super().__init__(first.num_users, first.num_items,
                          None if content is None else content.item_features)
         self.members = torch.nn.ModuleList(members)
-        self.content = content
+        self.content, self.prompted = content, prompted
         # In the state, for it is chosen for the members' weights.
         self._fusion: Tensor
-        self.register_buffer('_fusion', torch.empty(4 + len(self.modalities),
-                                                    dtype=torch.double))
-        self._start = fusion or Fusion(dict.fromkeys(self.modalities, 1.0))
+        size = 4 + len(self.modalities) + (prompted is not None)
+        self.register_buffer('_fusion', torch.empty(size, dtype=torch.double))
+        self._start = fusion or Fusion(
+            dict.fromkeys(self.modalities, 1.0),
+            prompted=0.0 if prompted is None else 1.0)
         self.fusion = self._start
 
     @classmethod
@@ -135,9 +156,15 @@ class Ensemble(RankingModel):
         hop: float = 2.0,
         standardize: bool = True,
         use_content: bool = True,
+        train_content: bool | None = None,
+        prompt: str | None = None,
+        prompt_layers: int = 1,
+        prompt_weight: float = 1.0,
+        normalize: bool | str = 'size',
         **kwargs: Any,
     ) -> Ensemble:
-        r"""Builds LightGCNs and a content expert from a graph that was read.
+        r"""Builds LightGCNs and a content expert from a graph that was read,
+        and a member that learns content, if it is asked for.
 
         Args:
             view (InteractionData): The training graph.
@@ -153,21 +180,47 @@ class Ensemble(RankingModel):
                 (default: :obj:`True`)
             use_content (bool, optional): If :obj:`False`, no content is
                 read. (default: :obj:`True`)
+            train_content (bool, optional): Have a member that learns
+                content. (default: if there is a prompt)
+            prompt (str, optional): The soft prompt of that member, see
+                :meth:`MultimodalTeacher.from_view()
+                <torch_promptmm.models.MultimodalTeacher.from_view>`.
+                (default: :obj:`None`)
+            prompt_layers (int, optional): The same.
+                (default: :obj:`1`)
+            prompt_weight (float, optional): See
+                :class:`~torch_promptmm.nn.PromptedReduction`.
+                (default: :obj:`1.0`)
+            normalize (bool or str, optional): The same.
+                (default: :obj:`"size"`)
             **kwargs (optional): Arguments of the model.
         """
         check_int('num_members', num_members, 1)
+        if train_content is None:
+            train_content = prompt is not None
+        if prompt is not None and not check_bool('train_content',
+                                                 train_content):
+            raise ValueError(f"'prompt' opens the member that learns content: "
+                             f"set prompt=None, or train_content=True (got "
+                             f"prompt={prompt!r})")
         members = [LightGCN(view.num_users, view.num_items, hidden_channels,
                             num_layers) for _ in range(num_members)]
         content = None
         if use_content and view.features:
             content = ContentExpert.from_view(view, hop=hop,
                                               standardize=standardize)
-        return cls(members, content, **kwargs)
+        prompted = None
+        if train_content:
+            prompted = MultimodalTeacher.from_view(
+                view, hidden_channels, prompt, prompt_layers, standardize,
+                num_layers=num_layers, fusion_weight=PROMPTED_FUSION,
+                prompt_weight=prompt_weight, normalize=normalize)
+        return cls(members, content, prompted=prompted, **kwargs)
 
     @property
     def width(self) -> int:
-        parts = [*self.members, *([] if self.content is None else
-                                  [self.content])]
+        parts = [*self.members, *(x for x in (self.content, self.prompted)
+                                  if x is not None)]
         return self.fusion.rank + sum(
             part.width for part in parts)  # type: ignore[misc]
 
@@ -175,8 +228,9 @@ class Ensemble(RankingModel):
     def fusion(self) -> Fusion:
         r"""How the parts are added up."""
         rho, kappa, rank, whole, *weights = self._fusion.tolist()
+        prompted = 0.0 if self.prompted is None else weights.pop()
         return Fusion(dict(zip(self.modalities, weights, strict=True)), rho,
-                      kappa, int(rank), whole)
+                      kappa, int(rank), whole, prompted)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
@@ -184,10 +238,41 @@ class Ensemble(RankingModel):
             raise ValueError(f"'fusion' must have a weight for each of "
                              f"{self.modalities} (got "
                              f"{list(fusion.weights)})")
+        if fusion.prompted > 0.0 and self.prompted is None:
+            raise ValueError(f"'fusion' weighs a prompted member, which there "
+                             f"is not (got prompted={fusion.prompted})")
+        own = [] if self.prompted is None else [fusion.prompted]
         self._fusion.copy_(torch.tensor([
             fusion.popularity, fusion.cold_weight, fusion.rank, fusion.whole,
-            *(fusion.weights[name] for name in self.modalities)
+            *(fusion.weights[name] for name in self.modalities), *own
         ], dtype=torch.double))
+
+    @property
+    def prompt(self) -> SoftPrompt | None:
+        r"""The prompt of the member that learns content."""
+        return None if self.prompted is None else self.prompted.prompt
+
+    def inject(self, prompt: SoftPrompt) -> None:
+        r"""Puts another prompt into the member that learns content."""
+        if self.prompted is None:
+            raise ValueError("'prompt' opens a member that learns content, "
+                             "which there is not: set train_content=True")
+        self.prompted.inject(prompt)
+
+    def give_features(self, view: InteractionData) -> None:
+        super().give_features(view)
+        if self.prompted is not None:
+            self.prompted.give_features(view)
+
+    def release_features(self) -> None:
+        super().release_features()
+        if self.prompted is not None:
+            self.prompted.release_features()
+
+    def cache_features(self, graph: UserItemGraph | None) -> None:
+        if self.prompted is not None:
+            exact = can_propagate(self.prompted)
+            self.prompted.cache_features(graph if exact else None)
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
@@ -213,6 +298,15 @@ class Ensemble(RankingModel):
         content = {} if self.content is None else as_output(
             self.content(graph)).modalities
         return (user, item), content
+
+    @torch.no_grad()
+    def prompted_rows(self, graph: UserItemGraph) -> Pair | None:
+        r"""Returns the unit rows of the member that learns content, if there
+        is one."""
+        if self.prompted is None:
+            return None
+        out = as_output(self.prompted(graph))
+        return unit_rows(out.user), unit_rows(out.item)
 
     @torch.no_grad()
     def forward(
@@ -248,6 +342,10 @@ class Ensemble(RankingModel):
         pairs += [(fusion.weights[name]**0.5, x_user.to(user),
                    x_item.to(item), cold)
                   for name, (x_user, x_item) in content.items()]
+        prompted = self.prompted_rows(graph)
+        if prompted is not None:
+            pairs.append((fusion.prompted**0.5, prompted[0].to(user),
+                          prompted[1].to(item), cold))
         users = [root * x for root, x, _, _ in pairs]
         items = [root * scale * x for root, _, x, scale in pairs]
         return ModelOutput(
@@ -261,25 +359,31 @@ class Ensemble(RankingModel):
         return {
             'members': [saved_config(member) for member in self.members],
             'content': saved_config(self.content),
+            'prompted': saved_config(self.prompted),
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
         members = [model_from_config(x) for x in config['members']]
-        if config['content'] is None:
-            return cls(members)
-        content = model_from_config(config['content'])
-        assert isinstance(content, ContentExpert)
-        return cls(members, content)
+        content, prompted = (
+            None if config.get(name) is None else
+            model_from_config(config[name]) for name in ('content', 'prompted'))
+        assert content is None or isinstance(content, ContentExpert)
+        assert prompted is None or isinstance(prompted, MultimodalTeacher)
+        return cls(members, content, prompted=prompted)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the members, and the fusion to
         what was given."""
         for member in self.members:
             member.reset_parameters()  # type: ignore[operator]
+        if self.prompted is not None:
+            self.prompted.reset_parameters()
         self.fusion = self._start
 
     def __repr__(self) -> str:
+        prompted = ('' if self.prompted is None else
+                    f'prompted={self.prompted}, ')
         return (f'{self.__class__.__name__}({len(self.members)} x '
-                f'{self.members[0]}, content={self.content}, '
+                f'{self.members[0]}, content={self.content}, {prompted}'
                 f'{self.fusion})')
