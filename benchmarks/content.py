@@ -101,7 +101,7 @@ def rows_of(quick: bool, several: bool = True) -> list[ModelRow]:
         rows.append(row(f'student 64, {name}', 'student', 'student 64', turn,
                         features))
         if features == 'noise':
-            rows.append(row(f'{student}, prompt tuned, {name}', 'student',
+            rows.append(row(f'{student}, {name}, with prompt', 'student',
                             f'{student}, prompt tuned', turn, features,
                             PROMPT))
     rows += [

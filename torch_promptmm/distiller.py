@@ -112,10 +112,12 @@ class PromptMMDistiller(torch.nn.Module):
             modalities (list of str, optional): See the class.
             setting (str, optional): See the class.
             **kwargs (optional): Arguments of
-                :class:`~torch_promptmm.distill.Settings` and
-                :meth:`MultimodalTeacher.from_data()
-                <torch_promptmm.models.MultimodalTeacher.from_view>`; its
-                sizes are :obj:`teacher_channels` and :obj:`teacher_layers`.
+                :class:`~torch_promptmm.distill.Settings` and of the
+                teacher's :meth:`from_data()
+                <torch_promptmm.models.MultimodalTeacher.from_view>`
+                (content: :meth:`that of an ensemble
+                <torch_promptmm.models.Ensemble.from_view>`); its sizes are
+                :obj:`teacher_channels` and :obj:`teacher_layers`.
         """
         view = read_graph(data, edge_type, check_finite=False)
         with seeded(seed, torch.device('cpu')):

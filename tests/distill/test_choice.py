@@ -14,6 +14,7 @@ from torch_promptmm.distill import choice, choose_fusion
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.models import Ensemble, Fusion, MultimodalTeacher, embed
 from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.train import fit
 
 TRAIN, VAL, _ = SyntheticMultimodal(
     90, 70, 1500, {'visual': 12, 'textual': 9}, informative=0.5,
@@ -63,6 +64,12 @@ def brute_force(model: Ensemble, k: int, positives: torch.Tensor) -> Fusion:
             replace(best, rank=rank, whole=whole, popularity=rho)
             for rank in (24, 32, 48) for whole in (0.25, 0.5, 1.0)
             for rho in (0.0, 0.1, 0.2))], k, positives)
+    if model.prompted is not None:
+        best = first_best(model, [best, *(
+            replace(best, whole=share * best.whole, prompted=weight,
+                    weights={k: other * v for k, v in best.weights.items()})
+            for other in (1.0, 0.5) for share in (1.0, 0.5)
+            for weight in (0.25, 0.5, 1.0, 2.0))], k, positives)
     if names:
         best = first_best(model, [best, *(
             replace(best, cold_weight=kappa)
@@ -73,7 +80,9 @@ def brute_force(model: Ensemble, k: int, positives: torch.Tensor) -> Fusion:
 @pytest.mark.parametrize('kwargs', [
     {'num_members': 1}, {'num_members': 3},
     {'num_members': 1, 'modalities': ['visual']},
-    {'num_members': 2, 'use_content': False}])
+    {'num_members': 2, 'use_content': False},
+    {'num_members': 2, 'prompt': 'pca'},
+    {'num_members': 1, 'modalities': ['visual'], 'train_content': True}])
 def test_equals_brute_force(kwargs) -> None:
     model = make(**kwargs)
     fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN, k=7)
@@ -137,6 +146,21 @@ def test_dropout_does_not_blur_it() -> None:
     assert first == again == pytest.approx(recall(model, model.fusion, 20),
                                            abs=1e-6)
     assert model.training and teacher.training
+
+
+def test_a_member_that_learned_content_weighs_something() -> None:
+    """One that knows the answer, beside parts that do not."""
+    model = make(1, prompt='pca')
+    assert model.prompted is not None
+    torch.manual_seed(0)
+    for x in model.members.parameters():
+        torch.nn.init.normal_(x)
+    fit(model.prompted, TRAIN, VAL, epochs=20, patience=None, seed=0,
+        progress=False)
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN)
+    assert fusion.prompted > 0.0
+    assert value == pytest.approx(recall(model, fusion, 20), abs=1e-6)
+    assert value > recall(model, replace(fusion, prompted=0.0), 20) + 0.01
 
 
 @pytest.mark.parametrize('name', ['k', 'num_users'])

@@ -9,6 +9,7 @@ from torch_promptmm.distill.list_task import (
     compress_into,
 )
 from torch_promptmm.distill.projections import Projections
+from torch_promptmm.distill.prompted_scores import PromptedScores
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import (
     Parts,
@@ -38,6 +39,7 @@ __all__ = classes = [
     'TrainingData',
     'ConstantTables',
     'PromptTables',
+    'PromptedScores',
     'Projections',
     'TopLists',
     'ListBatch',

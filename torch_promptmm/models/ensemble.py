@@ -198,11 +198,14 @@ class Ensemble(RankingModel):
         check_int('num_members', num_members, 1)
         if train_content is None:
             train_content = prompt is not None
-        if prompt is not None and not check_bool('train_content',
-                                                 train_content):
+        check_bool('train_content', train_content)
+        if prompt is not None and not train_content:
             raise ValueError(f"'prompt' opens the member that learns content: "
                              f"set prompt=None, or train_content=True (got "
                              f"prompt={prompt!r})")
+        if train_content and not (use_content and view.features):
+            raise ValueError("'train_content' needs content, but there is "
+                             "none, or 'use_content' is False")
         members = [LightGCN(view.num_users, view.num_items, hidden_channels,
                             num_layers) for _ in range(num_members)]
         content = None
