@@ -71,6 +71,18 @@ def test_both_stages_tune_the_prompt(content, blocks: BlockDataset) -> None:
             ).abs().max() > 1e-4
 
 
+def test_the_prompt_keeps_the_learning_rate_of_stage_1(
+        content, blocks: BlockDataset) -> None:
+    distiller = content(prompt='pca', fusion=FUSION)
+    task = distiller.prepare(blocks[0], 'student')
+    mine, its = task.parameter_groups()
+    assert set(mine['params']) == set(distiller.student.parameters())
+    assert set(its['params']) == set(distiller.prompt.parameters())
+    assert its['lr'] == distiller.settings.learning_rate and 'lr' not in mine
+    frozen = content(prompt='pca', fusion=FUSION, tune_prompt=False)
+    assert len(frozen.prepare(blocks[0]).parameter_groups()) == 1
+
+
 @pytest.mark.parametrize('kwargs', [
     {'tune_prompt': False},
     {'fusion': Fusion({'visual': 1.0, 'textual': 1.0})}])

@@ -117,7 +117,9 @@ class ListStage(Stage):
         return [
             ListDistillationTask(student, data.graph, data.known, lists,
                                  temperature, settings.uniform_items, prompted,
-                                 None if prompted is None else prompt)
+                                 None if prompted is None else prompt,
+                                 # As in stage 1: its start is no random one.
+                                 settings.learning_rate)
         ]
 
     def options(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ class ListDistillationTask(Task):
             then the whole divergence. (default: :obj:`None`)
         prompt (torch.nn.Module, optional): The prompt, which is tuned along.
             (default: :obj:`None`)
+        prompt_lr (float, optional): Its learning rate. (default: that of
+            the student)
     """
     def __init__(
         self,
@@ -63,10 +66,12 @@ class ListDistillationTask(Task):
         num_uniform: int = 1024,
         prompted: PromptedScores | None = None,
         prompt: torch.nn.Module | None = None,
+        prompt_lr: float | None = None,
     ) -> None:
         super().__init__(graph, known, known, 'dot')
         self.student, self.lists = student, lists
         self.prompted, self.prompt = prompted, prompt
+        self.prompt_lr = prompt_lr
         self.loss = TopListKD(temperature, divergence=prompted is not None)
         self.num_uniform = num_uniform
 
@@ -77,6 +82,16 @@ class ListDistillationTask(Task):
         if self.prompted is not None:
             self.prompted = self.prompted.apply(fn)
         return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = super().parameter_groups()
+        if self.prompt is None or self.prompt_lr is None:
+            return groups
+        own = [p for p in self.prompt.parameters() if p.requires_grad]
+        mine = {id(p) for p in own}
+        groups[0]['params'] = [p for p in groups[0]['params']
+                               if id(p) not in mine]
+        return [*groups, {'params': own, 'lr': self.prompt_lr}]
 
     def loader(self, batch_size: int) -> UserLoader:
         return UserLoader(self.lists, self.known, self.graph.num_items,
