@@ -136,6 +136,8 @@ class ContentRuns(SeedRuns):
 
     def _run(self, row: ModelRow) -> None:
         self.members()  # Not in the time of the first row.
+        if 'prompt' in row.build:
+            self.prompted(row.features, row.build['prompt'])
         start = time.perf_counter()
         record, pair, parameters = getattr(self, f'_{row.model}')(row)
         record |= {'parameters': parameters,
