@@ -34,6 +34,7 @@ DEFAULT: dict[str, Any] = {
     'l2': None,
     'batch_size': 2048,
     'modality_weight': 0.1,
+    'prompt_ranking_weight': 0.0,
     'pair_weight': 0.0,
     'list_weight': 0.0,
     'emb_weight': 0.05,
@@ -57,6 +58,7 @@ DEFAULT: dict[str, Any] = {
     'list_epochs': 15,
     'user_batch_size': 256,
     'user_weights': (0.0, 0.5, 1.0, 0.5),
+    'choose_weights': True,
     'propagate_features': False,
 }
 FAITHFUL: dict[str, Any] = {
