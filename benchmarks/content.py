@@ -1,10 +1,13 @@
 """What content is worth: an ensemble as teacher, its lists distilled, beside
-noise and shuffled features, no content, and plain compression.
+noise and shuffled features, no content, and plain compression; and what a
+prompt adds to it, tuned in stage 2, frozen, and absent.
 
     python benchmarks/content.py --root FOLDER --modalities text --seeds 5
     python benchmarks/content.py --root FOLDER --members 4 --seeds 5
+    python benchmarks/content.py --planted wide --seeds 5
 
-Members are trained once for each seed; all rows of a seed share them. What is
+Members are trained once for each seed; all rows of a seed share them, and
+those with a prompt the member that it opens. What is
 chosen (epochs, fusion) is chosen on validation, test is read once. Each run
 is kept under ``--runs`` as soon as it is done; the command resumes where it
 stopped. p-values are of a paired test over users of the seed-averaged
@@ -40,23 +43,36 @@ from torch_promptmm.models import (
     Ensemble,
     Fusion,
     LightGCN,
+    MultimodalTeacher,
     embed,
 )
+from torch_promptmm.models.learned_content import FUSION_WEIGHT
 from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.nn.standard_rows import SCALINGS
 
 BASE, FAIR = 'LightGCN', 'LightGCN with popularity'
 SAME = 'LightGCNs, as many'
+# The member that learns content, with and without a prompt.
+PROMPT: dict[str, Any] = {'prompt': 'pca'}
+ABSENT: dict[str, Any] = {'prompt': None}
+# What the expert and the ensemble are made of, one left out at a time.
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    'content not propagated': {'hop': 0.0},
+    'features not standardised': {'scaling': 'raw'},
+    'one member': {'num_members': 1},
+}
+AFTER = 'teacher_after'
 HEADER = ['model', 'seeds', 'validation R@20', 'test R@20', 'N@20',
           'warm R@20', 'cold R@20', 'against', 'difference', 'p (Holm)',
           'parameters', 'seconds']
 
 
-def rows_of(quick: bool) -> list[ModelRow]:
+def rows_of(quick: bool, several: bool = True) -> list[ModelRow]:
     """The rows, those that matter most first."""
     def row(name: str, model: str, against: str, turn: int, features: str = '',
-            **change: Any) -> ModelRow:
-        return ModelRow(name, model, 'content', {}, change, against, turn,
-                        features)
+            build: dict[str, Any] | None = None, **change: Any) -> ModelRow:
+        return ModelRow(name, model, 'content', build or {}, change, against,
+                        turn, features)
 
     rows = [
         row(BASE, 'member', '', 0),
@@ -66,6 +82,17 @@ def rows_of(quick: bool) -> list[ModelRow]:
         row('teacher, compressed to 64', 'compressed', FAIR, 0, 'real'),
         row('student 64', 'student', FAIR, 0, 'real'),
     ]
+    absent, student = 'learned content', 'student 64'
+    rows += [
+        row(f'teacher, {absent}', 'teacher', 'teacher', 0, 'real', ABSENT),
+        row('teacher, prompt', 'teacher', f'teacher, {absent}', 0, 'real',
+            PROMPT),
+        row(f'{student}, {absent}', 'student', student, 0, 'real', ABSENT),
+        row(f'{student}, prompt frozen', 'student', f'{student}, {absent}', 0,
+            'real', PROMPT, tune_prompt=False),
+        row(f'{student}, prompt tuned', 'student', f'{student}, {absent}', 0,
+            'real', PROMPT),
+    ]
     for turn, features in enumerate(('noise', 'shuffled', 'none'), 1):
         if features != 'none':
             rows.append(row(f'teacher, {features} features', 'teacher',
@@ -74,11 +101,20 @@ def rows_of(quick: bool) -> list[ModelRow]:
                 f'{features} features')
         rows.append(row(f'student 64, {name}', 'student', 'student 64', turn,
                         features))
+        if features == 'noise':
+            rows.append(row(f'{student}, {name}, with prompt', 'student',
+                            f'{student}, prompt tuned', turn, features,
+                            PROMPT))
     rows += [
         row('student 64, random start', 'student', 'student 64', 4, 'real',
             init='random'),
         *(row(f'student {width}', 'student', 'student 64', 5, 'real',
               width=width) for width in (32, 128, 256)),
+        *(row(f'student 64, {name}', 'student', 'student 64', 6, 'real', build)
+          for name, build in LEFT_OUT.items() if several or
+          'num_members' not in build),
+        row('student 64, no items but those of lists', 'student',
+            'student 64', 6, 'real', uniform_items=1),
     ]
     return [row for row in rows if row.turn == 0] if quick else rows
 
@@ -101,6 +137,8 @@ class ContentRuns(SeedRuns):
 
     def run(self, row: ModelRow) -> None:
         self.members()  # Not in the time of the first row.
+        if 'prompt' in row.build:
+            self.prompted(row.features, row.build['prompt'])
         super().run(row)
 
     def trained(self, row: ModelRow) -> Trained:
@@ -143,21 +181,60 @@ class ContentRuns(SeedRuns):
                     data['item'][f'{name}_mask'] = self.view.masks[name][order]
         return data
 
+    def prompted(self, features: str, prompt: str | None) -> MultimodalTeacher:
+        """The member that learns content, out of a file if there is one."""
+        name = f'content.{features}.{prompt}.{self.seed}'
+        path = self.runs / f'{name}.safetensors'
+        if not path.exists():
+            start = time.perf_counter()
+            distiller = PromptMMDistiller.from_data(
+                self.data(features), 64, seed=self.seed, prompt=prompt,
+                fusion_weight=FUSION_WEIGHT, propagate_features=True,
+                modalities=self.modalities)
+            history = distiller.fit_teacher(self.data(features), self.val,
+                                            **self.fit)
+            note = {'epochs': len(history),
+                    'seconds': time.perf_counter() - start}
+            print(f'seed {self.seed}: {name} {note}', flush=True)
+            with atomic_path(path.with_suffix('.json')) as temporary:
+                temporary.write_text(json.dumps(note))
+            distiller.save(path)
+        # Anew for each row: stage 2 may tune its prompt.
+        member = PromptMMDistiller.load(path).teacher
+        assert isinstance(member, MultimodalTeacher)
+        member.give_features(read_graph(self.data(features),
+                                        modalities=self.modalities))
+        return member
+
     def teacher(self, features: str,
-                num_members: int | None = None) -> tuple[Ensemble, Any]:
+                build: dict[str, Any] | None = None) -> tuple[Ensemble, Any]:
         """Members beside content, fused as validation says."""
-        data, content = self.data(features), None
+        data, content, prompted = self.data(features), None, None
+        build = build or {}
+        num_members = build.get('num_members')
+        expert = {k: v for k, v in build.items() if k in ('hop', 'scaling')}
         if features != 'none':
             content = ContentExpert.from_data(data,
-                                              modalities=self.modalities)
-        ensemble = Ensemble(self.members()[:num_members], content)
-        path = self.runs / f'fusion.{features}.{num_members}.{self.seed}.json'
+                                              modalities=self.modalities,
+                                              **expert)
+        if 'prompt' in build:
+            prompted = self.prompted(features, build['prompt'])
+        ensemble = Ensemble(self.members()[:num_members], content,
+                            prompted=prompted)
+        kind = ''.join(f'.{k}-{v}' for k, v in build.items()
+                       if k != 'num_members')
+        path = self.runs / (f'fusion.{features}.{num_members}.{self.seed}'
+                            f'{kind}.json')
         if path.exists():
             kept = json.loads(path.read_text())
             ensemble.fusion, recall = Fusion(**kept['fusion']), kept['val']
         else:
-            fusion, recall = choose_fusion(ensemble, self.graph,
-                                           self.positives, self.val_known)
+            fusion, recall = choose_fusion(
+                ensemble, self.graph, self.positives, self.val_known,
+                # A scaling that a row names stays.
+                scalings=() if 'scaling' in build else SCALINGS)
+            print(f'seed {self.seed}: {features} {build}: {fusion}, '
+                  f'validation R@20 {recall:.4f}', flush=True)
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps({
                     'val': recall, 'fusion': asdict(fusion)}))
@@ -169,11 +246,11 @@ class ContentRuns(SeedRuns):
         return {'val': self._validate(pair)}, pair, count(model)
 
     def _popular(self, row: ModelRow) -> tuple[Any, ...]:
-        ensemble, record = self.teacher('none', 1)
+        ensemble, record = self.teacher('none', {'num_members': 1})
         return record, embed(ensemble, self.graph, 'dot'), count(ensemble)
 
     def _teacher(self, row: ModelRow) -> tuple[Any, ...]:
-        ensemble, record = self.teacher(row.features)
+        ensemble, record = self.teacher(row.features, row.build)
         pair = embed(ensemble, self.graph, 'dot')
         return record, pair, sum(x.numel() for x in pair)
 
@@ -191,6 +268,9 @@ class ContentRuns(SeedRuns):
         best = history[history.best_epoch - 1]
         record = {'val': best['recall@20'], 'best_epoch': history.best_epoch,
                   'epoch_seconds': best['time']}
+        if row.build == PROMPT and distiller.settings.tune_prompt:
+            record['teacher_after'] = distiller.evaluate(
+                self.test, 20, model='teacher')['recall@20']
         return record, distiller.embeddings(), count(distiller.student)
 
     @property
@@ -200,7 +280,7 @@ class ContentRuns(SeedRuns):
     def distiller(self, row: ModelRow) -> PromptMMDistiller:
         change = dict(row.change)
         width = change.pop('width', 64)
-        ensemble, _ = self.teacher(row.features)
+        ensemble, _ = self.teacher(row.features, row.build)
         return PromptMMDistiller.from_data(
             self.data(row.features), width, teacher=ensemble, seed=self.seed,
             setting='content', modalities=self.modalities, **change)
@@ -227,15 +307,23 @@ def table(rows: list[ModelRow], runs: Path, seeds: range) -> str:
             mean(got, 'cold'), other, gap, p, f"{got[0]['parameters']:,}",
             f"{sum(x['seconds'] for x in got) / len(got):.0f}"])
     text = markdown(HEADER, lines)
+    after = [f'- {row.name}: {mean(results.records[row.name], AFTER)}'
+             for row in results.rows
+             if AFTER in results.records[row.name][0]]
+    if after:
+        text += ('\n\nTest R@20 of the teacher after stage 2 has tuned its '
+                 'prompt:\n\n' + '\n'.join(after))
     fusions = [f"- {row.name}: {results.records[row.name][0]['fusion']}"
                for row in results.rows
                if 'fusion' in results.records[row.name][0]]
-    notes = [json.loads(path.read_text())
-             for path in sorted(runs.glob('members.*.json'))]
-    if notes:
-        seconds = sum(x['seconds'] for x in notes) / len(notes)
-        text += (f'\n\nMembers: {seconds:.0f} s of training a seed, with the '
-                 f'choice of their fusion. Seconds above are without it.')
+    for kind, what in (('members', 'Members'),
+                       ('content', 'A member that learns content')):
+        notes = [json.loads(path.read_text())
+                 for path in sorted(runs.glob(f'{kind}.*.json'))]
+        if notes:
+            seconds = sum(x['seconds'] for x in notes) / len(notes)
+            text += (f'\n\n{what}: {seconds:.0f} s of training a seed. '
+                     f'Seconds above are without it.')
     return text + '\n\nFusion of the first seed:\n\n' + '\n'.join(fusions)
 
 
@@ -254,7 +342,8 @@ def main() -> None:
     parser.add_argument('--eval-every', type=int, default=2)
     parser.add_argument('--quick', action='store_true',
                         help='leave out the controls')
-    parser.add_argument('--only', default='', help='rows that contain this')
+    parser.add_argument('--only', nargs='*',
+                        help='rows that contain any of these (default: all)')
     parser.add_argument('--runs', help='where runs are kept')
     parser.add_argument('--table-only', action='store_true',
                         help='print what is done already')
@@ -265,7 +354,8 @@ def main() -> None:
     name = args.planted or Path(args.root).resolve().name
     runs = Path(args.runs or f'runs/content-{name}')
     runs.mkdir(parents=True, exist_ok=True)
-    rows = [r for r in rows_of(args.quick) if args.only in r.name]
+    rows = [r for r in rows_of(args.quick, args.members > 1)
+            if any(x in r.name for x in args.only or [''])]
     for turn in sorted({row.turn for row in rows}):
         for seed in () if args.table_only else range(args.seeds):
             left = [row for row in rows if row.turn == turn and not (

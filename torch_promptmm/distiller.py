@@ -12,15 +12,7 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.data import read_graph
-from torch_promptmm.distill import Parts
-from torch_promptmm.distill.build import (
-    Teachers,
-    as_teacher,
-    build_models,
-    build_projections,
-    checked_parts,
-    fitting_settings,
-)
+from torch_promptmm.distill import Parts, build
 from torch_promptmm.distill.distillation import Distillation, Seen
 from torch_promptmm.distill.fit import fit_both, fit_stage
 from torch_promptmm.evaluate import Metric
@@ -56,33 +48,32 @@ class PromptMMDistiller(torch.nn.Module):
 
     Args:
         teacher (torch.nn.Module or list): A
-            :class:`~torch_promptmm.models.RankingModel`, or any module for
-            which :obj:`teacher(graph)` yields user and item embeddings and,
-            optionally, those of modalities; or a list of these, which
-            becomes an :class:`~torch_promptmm.models.Ensemble`.
+            :class:`~torch_promptmm.models.RankingModel`, or any module whose
+            :obj:`teacher(graph)` yields user and item embeddings and perhaps
+            those of modalities; a list of these becomes an
+            :class:`~torch_promptmm.models.Ensemble`.
         student (RankingModel): The student, which reads no content.
-        prompt (SoftPrompt, optional): The prompt of a
-            :class:`~torch_promptmm.models.MultimodalTeacher`.
-            (default: that of the teacher)
+        prompt (SoftPrompt, optional): Another prompt for the teacher.
+            (default: its own)
         setting (str, optional): The name of a
             :meth:`~torch_promptmm.distill.Settings.preset`.
             (default: :obj:`"default"`)
-        edge_type (tuple, optional): The edge type of the interactions.
-            (default: :obj:`("user", "interacts", "item")`, or the only one)
+        edge_type (tuple, optional): That of the interactions. (default:
+            :obj:`("user", "interacts", "item")`, or the only one)
         modalities (list of str, optional): The item attributes that are
             modalities. (default: all)
         **kwargs (optional): :class:`~torch_promptmm.distill.Settings`.
     """
-    def __init__(self, teacher: Teachers | None, student: RankingModel,
+    def __init__(self, teacher: build.Teachers | None, student: RankingModel,
                  prompt: SoftPrompt | None = None, setting: str = 'default',
                  edge_type: tuple[str, str, str] | None = None,
                  modalities: Sequence[str] | None = None,
                  **kwargs: Any) -> None:
         super().__init__()
-        self.teacher, self.student = as_teacher(teacher, student), student
-        model, self.prompt = checked_parts(self.teacher, student, prompt)
-        settings = fitting_settings(model, student, setting, kwargs)
-        self.projections = build_projections(model, student, settings)
+        self.teacher, self.student = build.as_teacher(teacher, student), student
+        model, self.prompt = build.checked_parts(self.teacher, student, prompt)
+        settings = build.fitting_settings(model, student, setting, kwargs)
+        self.projections = build.build_projections(model, student, settings)
         self.settings, self.objective = settings, settings.objective()
         self._training = Distillation(
             self, Parts(model, student, self.prompt, self.projections,
@@ -93,7 +84,7 @@ class PromptMMDistiller(torch.nn.Module):
 
     @classmethod
     def from_data(cls, data: HeteroData, hidden_channels: int = 64,
-                  num_layers: int = 2, teacher: Teachers | None = None,
+                  num_layers: int = 2, teacher: build.Teachers | None = None,
                   seed: int | None = None,
                   edge_type: tuple[str, str, str] | None = None,
                   modalities: Sequence[str] | None = None,
@@ -105,17 +96,13 @@ class PromptMMDistiller(torch.nn.Module):
 
         Args:
             data (HeteroData): The training graph.
-            hidden_channels (int, optional): The width :math:`d` of the
-                embeddings. (default: :obj:`64`)
-            num_layers (int, optional): Propagation steps. (default:
-                :obj:`2`)
-            teacher (torch.nn.Module or list, optional): A teacher of your
-                own, or several, trained by
-                :func:`~torch_promptmm.train.fit` or not.
+            hidden_channels (int, optional): The width. (default: :obj:`64`)
+            num_layers (int, optional): Propagation steps. (default: :obj:`2`)
+            teacher (torch.nn.Module or list, optional): One or several of
+                your own, trained by :func:`~torch_promptmm.train.fit` or not.
                 (default: a :class:`~torch_promptmm.models.MultimodalTeacher`;
                 content: an :class:`~torch_promptmm.models.Ensemble`)
-            seed (int, optional): The seed of the initial weights.
-                (default: torch's global generator)
+            seed (int, optional): Of the initial weights. (default: torch's)
             edge_type (tuple, optional): See the class.
             modalities (list of str, optional): See the class.
             setting (str, optional): See the class.
@@ -123,14 +110,16 @@ class PromptMMDistiller(torch.nn.Module):
                 :obj:`"gcn"`, :obj:`"mlp"`, or one of your own.
                 (default: :obj:`"light_gcn"`)
             **kwargs (optional): Arguments of
-                :class:`~torch_promptmm.distill.Settings` and
-                :meth:`MultimodalTeacher.from_data()
-                <torch_promptmm.models.MultimodalTeacher.from_view>`; its
-                sizes are :obj:`teacher_channels` and :obj:`teacher_layers`.
+                :class:`~torch_promptmm.distill.Settings` and of
+                :meth:`MultimodalTeacher.from_view()
+                <torch_promptmm.models.MultimodalTeacher.from_view>`
+                (content: :meth:`Ensemble.from_view()
+                <torch_promptmm.models.Ensemble.from_view>`); its sizes are
+                :obj:`teacher_channels` and :obj:`teacher_layers`.
         """
         view = read_graph(data, edge_type, check_finite=False)
         with seeded(seed, torch.device('cpu')):
-            own, made, kwargs = build_models(
+            own, made, kwargs = build.build_models(
                 data, view, teacher, student, hidden_channels, num_layers,
                 setting, kwargs, edge_type=edge_type, modalities=modalities)
             out = cls(own, made, None, setting, edge_type,
@@ -191,14 +180,14 @@ class PromptMMDistiller(torch.nn.Module):
             *, checkpoint: str | os.PathLike | None = None,
             resume: bool = False, **kwargs: Any) -> dict[str, History]:
         r"""Runs both stages: teacher and prompt, then student and prompt
-        with the teacher frozen. Teachers that came trained, by
+        with the teacher frozen; teachers that came trained, by
         :func:`~torch_promptmm.train.fit`, stay as they are. Returns the
         :class:`~torch_promptmm.train.History` of each stage.
 
         Args:
             train_data (HeteroData): The training graph.
-            val_data (HeteroData, optional): The validation graph, on which
-                the epochs are chosen; without it the last weights are kept.
+            val_data (HeteroData, optional): The validation graph, which
+                chooses the epochs; without it the last weights are kept.
             checkpoint (str, optional): Where the state is saved.
             resume (bool, optional): Goes on from there.
             **kwargs (optional): :obj:`device`, :obj:`metric`,
@@ -241,8 +230,8 @@ class PromptMMDistiller(torch.nn.Module):
                   batch_size: int | None = None,
                   raw: bool = False) -> tuple[Any, Tensor]:
         r"""Returns the best items of users, without what they know (in
-        :obj:`data`, if it is given), and their scores. Each call computes
-        the embeddings: to ask often, keep a :meth:`recommender`."""
+        :obj:`data`, if given), and their scores. Each call computes the
+        embeddings: to ask often, keep a :meth:`recommender`."""
         known = None if data is None else self._training.read(data).edge_index
         return self.recommender(model).recommend(
             user_ids, k, known=known, batch_size=batch_size, raw=raw)
@@ -259,17 +248,15 @@ class PromptMMDistiller(torch.nn.Module):
 
     def save(self, path: str | os.PathLike,
              teacher_tables: str = 'full') -> None:
-        r"""Saves the distiller in one file, all of it or nothing: student,
-        teacher, prompt, known interactions and the final embeddings of both
-        models, no raw feature.
+        r"""Saves student, teacher, prompt, known interactions and the final
+        embeddings of both models, no raw feature, in one file or not at all.
 
         Args:
             path (str): The file.
             teacher_tables (str, optional): The teacher's final embeddings,
-                which are as wide as its content where it is an ensemble:
-                :obj:`"full"`, :obj:`"half"` for half precision, or
-                :obj:`"none"`, with which a loaded teacher needs the data
-                before it ranks. (default: :obj:`"full"`)
+                as wide as content in an ensemble: :obj:`"full"`,
+                :obj:`"half"` precision, or :obj:`"none"`, with which a loaded
+                teacher needs the data to rank. (default: :obj:`"full"`)
         """
         check_path('path', path)
         check_choice('teacher_tables', teacher_tables, TABLES)
@@ -286,12 +273,12 @@ class PromptMMDistiller(torch.nn.Module):
             teacher_tables)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, teacher: Teachers | None = None,
+    def load(cls, path: str | os.PathLike,
+             teacher: build.Teachers | None = None,
              student: RankingModel | None = None) -> PromptMMDistiller:
-        r"""Loads what :meth:`save` wrote. It recommends and evaluates
-        without the features; to train the teacher further it needs the data
-        (:meth:`fit`). Teachers and students of classes that are not ours are
-        given."""
+        r"""Loads what :meth:`save` wrote. It recommends and evaluates without
+        the features; to train the teacher further takes the data (:meth:`fit`).
+        Teachers and students of classes that are not ours are given."""
         parts = read_distiller(path, teacher, student)
         out = cls(parts.teacher, parts.student, parts.prompt,
                   edge_type=parts.edge_type, modalities=parts.modalities,
@@ -303,10 +290,8 @@ class PromptMMDistiller(torch.nn.Module):
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(\n'
-                f'  teacher={self.teacher},\n'
-                f'  student={self.student},\n'
-                f'  prompt={self.prompt},\n'
-                f'  objective={self.objective},\n)')
+                f'  teacher={self.teacher},\n  student={self.student},\n'
+                f'  prompt={self.prompt},\n  objective={self.objective},\n)')
 
 
 def _forget_saved(distiller: PromptMMDistiller, _: Any) -> None:

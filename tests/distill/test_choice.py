@@ -14,6 +14,7 @@ from torch_promptmm.distill import choice, choose_fusion
 from torch_promptmm.evaluate import evaluate_embeddings
 from torch_promptmm.models import Ensemble, Fusion, MultimodalTeacher, embed
 from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.train import fit
 
 TRAIN, VAL, _ = SyntheticMultimodal(
     90, 70, 1500, {'visual': 12, 'textual': 9}, informative=0.5,
@@ -72,9 +73,16 @@ def brute_force(model: Ensemble, k: int, positives: torch.Tensor,
             replace(best, rank=rank, whole=whole, popularity=rho)
             for rank in (24, 32, 48) for whole in (0.25, 0.5, 1.0)
             for rho in (0.0, 0.1, 0.2))], *run)
-    best = first_best(model, [best, *(
-        replace(best, co_occurrence=weight)
-        for weight in (0.02, 0.05, 0.1, 0.2, 0.4))], *run)
+    if model.prompted is not None:
+        best = first_best(model, [best, *(
+            replace(best, whole=share * best.whole, prompted=weight,
+                    weights={k: other * v for k, v in best.weights.items()})
+            for other in (1.0, 0.5) for share in (1.0, 0.5)
+            for weight in (0.25, 0.5, 1.0, 2.0))], *run)
+    if model.co_occurrence is not None:
+        best = first_best(model, [best, *(
+            replace(best, co_occurrence=weight)
+            for weight in (0.02, 0.05, 0.1, 0.2, 0.4))], *run)
     if names:
         best = first_best(model, [best, *(
             replace(best, cold_weight=kappa)
@@ -83,10 +91,14 @@ def brute_force(model: Ensemble, k: int, positives: torch.Tensor,
 
 
 @pytest.mark.parametrize('metric, kwargs', [
-    ('recall', {'num_members': 1}), ('recall', {'num_members': 3}),
-    ('ndcg', {'num_members': 2}),
+    ('recall', {'num_members': 1}),
+    ('recall', {'num_members': 3, 'neighbors': 20}),
+    ('ndcg', {'num_members': 2, 'neighbors': 20}),
     ('mrr', {'num_members': 1, 'modalities': ['visual']}),
-    ('recall', {'num_members': 2, 'use_content': False})])
+    ('recall', {'num_members': 2, 'use_content': False, 'neighbors': 20}),
+    ('recall', {'num_members': 2, 'prompt': 'pca', 'neighbors': 20}),
+    ('ndcg', {'num_members': 1, 'modalities': ['visual'],
+              'train_content': True})])
 def test_equals_brute_force(metric: str, kwargs) -> None:
     model = make(**kwargs)
     fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN,
@@ -220,3 +232,18 @@ def test_dropout_does_not_blur_it() -> None:
 def test_bad_input(kwargs, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         choose_fusion(make(1), GRAPH, POSITIVES, KNOWN, **kwargs)
+
+
+def test_a_member_that_learned_content_weighs_something() -> None:
+    """One that knows the answer, beside parts that do not."""
+    model = make(1, prompt='pca')
+    assert model.prompted is not None
+    torch.manual_seed(0)
+    for x in model.members.parameters():
+        torch.nn.init.normal_(x)
+    fit(model.prompted, TRAIN, VAL, epochs=20, patience=None, seed=0,
+        progress=False)
+    fusion, value = choose_fusion(model, GRAPH, POSITIVES, KNOWN)
+    assert fusion.prompted > 0.0
+    assert value == pytest.approx(recall(model, fusion, 20), abs=1e-6)
+    assert value > recall(model, replace(fusion, prompted=0.0), 20) + 0.01

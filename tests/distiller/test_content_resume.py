@@ -12,6 +12,7 @@ import torch
 
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.datasets.blocks import BlockDataset
+from torch_promptmm.models import Fusion
 from torch_promptmm.train import History, load_checkpoint
 
 EPOCHS = 3
@@ -70,6 +71,35 @@ def test_resume_of_the_whole_chain(content, blocks: BlockDataset,
         assert resumed.teacher.fusion == wanted.teacher.fusion
         assert records(out) == records(history)
     assert names == {'teacher 1 of 2', 'teacher 2 of 2', 'student'}
+
+
+@pytest.mark.parametrize('kwargs', [{'prompt': 'pca'},
+                                    {'prompt': 'pca', 'prompt_layers': 2},
+                                    {'train_content': True}])
+def test_resume_with_a_member_that_learns_content(
+        content, blocks: BlockDataset, tmp_path: Path,
+        kwargs: dict[str, Any]) -> None:
+    run: dict[str, Any] = dict(epochs=EPOCHS, seed=3, progress=False)
+    fusion = Fusion({'visual': 0.5, 'textual': 0.5}, prompted=1.0)
+    kwargs = {'num_members': 1, 'fusion': fusion, **kwargs}
+    wanted = content(**kwargs)
+    # Without validation the fusion stays, and with it the member's weight.
+    history = wanted.fit(blocks[0], **run)
+    total = sum(map(len, history.values()))
+    assert total == 3 * EPOCHS
+    names = set()
+    for call in range(1, total + 1):
+        path = tmp_path / f'{call}'
+        with pytest.raises(Interrupt):
+            content(**kwargs).fit(blocks[0], checkpoint=path,
+                                  callback=stop_at(call), **run)
+        resumed = content(**kwargs, seed=99 if path.exists() else 0)
+        if path.exists():
+            names.add(load_checkpoint(path)['name'])
+        out = resumed.fit(blocks[0], checkpoint=path, resume=True, **run)
+        assert_same(resumed, wanted)
+        assert records(out) == records(history)
+    assert names == {'teacher', 'teacher of content', 'student'}
 
 
 def test_interrupted_again_and_again(content, blocks: BlockDataset,

@@ -390,7 +390,10 @@ def test_an_ensemble_of_ones_own(content, blocks: BlockDataset) -> None:
     (TypeError, "'user_weights' must be a tuple", {'user_weights': 0.5}),
     (TypeError, "'user_weights' must be a tuple", {'user_weights': ()}),
     (ValueError, "'user_weights' must be", {'user_weights': (-1.0, )}),
-    (TypeError, "'prompt' is no argument", {'prompt': None}),
+    (TypeError, "'self_weight' is no argument", {'self_weight': 1.0}),
+    (ValueError, "'prompt' must be one of", {'prompt': 'svd'}),
+    (ValueError, "'prompt' opens the member", {'prompt': 'pca',
+                                               'train_content': False}),
     (ValueError, "'teacher_channels' must be", {'teacher_channels': 0}),
 ])
 def test_bad_input(content, error: type[Exception], match: str,

@@ -101,6 +101,43 @@ def test_without_uniform_items_the_best_is_the_teacher() -> None:
     assert grad.abs().max() < 1e-12
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_divergence(masked: bool) -> None:
+    top, uniform, teacher = scores()
+    ends, mask = shorter(teacher), some_mask() if masked else None
+    loss = TopListKD(0.7, divergence=True)
+    entropy = []
+    for row in (x[x.isfinite()].numpy() for x in ends):
+        if row.size > 0:
+            p = reference.softmax(row / 0.7)
+            entropy.append(-(p * np.log(p)).sum())
+    value = loss(top, uniform, ends, mask, 1.5)
+    assert float(value.detach()) == pytest.approx(
+        naive(top, uniform, ends, mask, 1.5, 0.7) - np.mean(entropy))
+    # The student's gradient is as without it; the teacher's is another one.
+    plain = TopListKD(0.7)(top, uniform, ends, mask, 1.5)
+    for a, b in zip(torch.autograd.grad(value, (top, uniform)),
+                    torch.autograd.grad(plain, (top, uniform)), strict=True):
+        torch.testing.assert_close(a, b)
+
+    def of_teacher(x: torch.Tensor) -> torch.Tensor:
+        return loss(top.detach(), uniform.detach(),
+                    torch.where(ends.isneginf(), ends, x), mask, 1.5)
+
+    assert torch.autograd.gradcheck(of_teacher, teacher.requires_grad_())
+
+
+def test_divergence_is_zero_where_both_agree() -> None:
+    _, _, teacher = scores()
+    teacher.requires_grad_()
+    value = TopListKD(0.5, divergence=True)(
+        teacher.detach() / 0.5, teacher.new_empty(B, 0), teacher)
+    assert abs(value.item()) < 1e-12
+    assert torch.autograd.grad(value, teacher)[0].abs().max() < 1e-12
+    with pytest.raises(TypeError, match="'divergence' must be"):
+        TopListKD(divergence=1)  # type: ignore[arg-type]
+
+
 def test_nothing_valid_is_zero() -> None:
     top, uniform, teacher = scores()
     value = TopListKD()(top, uniform, teacher - torch.inf,

@@ -400,6 +400,7 @@ def test_a_weight_for_what_is_not_there() -> None:
                        'be 0 where'):
         Ensemble([LightGCN(7, 11, 4)], fusion=Fusion(co_occurrence=0.1))
     train, _, _ = SyntheticMultimodal.blocks(users_per_block=12)
+    assert Ensemble.from_data(train, 8).co_occurrence is None
     assert Ensemble.from_data(train, 8, neighbors=0).co_occurrence is None
     model = Ensemble.from_data(train, 8, neighbors=7)
     assert model.co_occurrence.neighbors == 7

@@ -105,7 +105,10 @@ DISTILLATION_TASK: dict[str, Any] = {
 }
 ENSEMBLE: dict[str, Any] = {'num_members': 1, 'num_layers': 2, 'hop': 2.0,
                             'scaling': 'standardize',
-                            'use_content': True, 'neighbors': 20}
+                            'use_content': True, 'neighbors': 0,
+                            'train_content': None, 'prompt': None,
+                            'prompt_layers': 1, 'prompt_weight': 1.0,
+                            'normalize': 'size'}
 EDGES = SyntheticMultimodal.blocks()[0]['user', 'interacts', 'item'].edge_index
 
 

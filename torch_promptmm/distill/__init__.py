@@ -11,6 +11,7 @@ from torch_promptmm.distill.list_task import (
 from torch_promptmm.distill.member_weights import choose_member_weights
 from torch_promptmm.distill.projections import Projections
 from torch_promptmm.distill.prompt_task import PromptedRankingTask
+from torch_promptmm.distill.prompted_scores import PromptedScores
 from torch_promptmm.distill.settings import Settings
 from torch_promptmm.distill.stages import (
     Parts,
@@ -41,6 +42,7 @@ __all__ = classes = [
     'TrainingData',
     'ConstantTables',
     'PromptTables',
+    'PromptedScores',
     'Projections',
     'TopLists',
     'ListBatch',

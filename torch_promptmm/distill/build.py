@@ -36,7 +36,8 @@ _OF_TEACHER: dict[type[RankingModel], tuple[str, ...]] = {
                         'prompt_weight', 'prompt_layers', 'normalize',
                         'standardize', 'dropout'),
     Ensemble: ('num_members', 'hop', 'scaling', 'use_content', 'neighbors',
-               'fusion'),
+               'fusion', 'train_content', 'prompt', 'prompt_layers',
+               'prompt_weight', 'normalize'),
 }
 #: The teacher that a setting builds, where it is another one.
 TEACHERS: dict[str, type[RankingModel]] = {'content': Ensemble}
@@ -157,9 +158,9 @@ def checked_parts(
                              f"{getattr(student, name)})")
     if prompt is None:
         return model, None if model is None else model.prompt
-    if not isinstance(model, MultimodalTeacher):
+    if not isinstance(model, (MultimodalTeacher, Ensemble)):
         raise ValueError("'prompt' needs a MultimodalTeacher, which it is "
-                         "injected into")
+                         "injected into, or an Ensemble that has one")
     if prompt is not model.prompt:
         model.inject(prompt)
     return model, prompt

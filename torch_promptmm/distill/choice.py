@@ -22,6 +22,8 @@ POPULARITY = (0.0, 0.1, 0.2, 0.3)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 RANKS = (24, 32, 48)
 WHOLE = (0.25, 0.5, 1.0)
+PROMPTED = (0.25, 0.5, 1.0, 2.0)
+SHARES = (1.0, 0.5)  # Of what is there before it.
 CO_OCCURRENCE = (0.02, 0.05, 0.1, 0.2, 0.4)
 COLD_WEIGHTS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 # Cold items meanwhile: a little above what their short rows give them.
@@ -45,10 +47,11 @@ def choose_fusion(
     added up with each weight that is tried: the exponent of the popularity
     together with one weight for all modalities; then, if there are several,
     the weight of each; other scalings of the features of each, with each
-    weight; a low rank, if there are several members; what items that share
-    users weigh; and, if validation has some, the weight of items without
-    interactions. Of equally good ones the
-    first is taken, which is the simplest. Nothing is trained.
+    weight; a low rank, if there are several members; the weight of the member
+    that learns content, together with shares of what the others have; what
+    items that share users weigh; and, if validation has some, the weight of
+    items without interactions. Of equally good ones the first is taken, which
+    is the simplest. Nothing is trained.
 
     Args:
         ensemble (Ensemble): The ensemble, with trained members.
@@ -94,6 +97,8 @@ def choose_fusion(
             replace(best[1], rank=rank, whole=whole, popularity=rho)
             for rank in RANKS for whole in WHOLE
             for rho in POPULARITY[:3])])
+    if ensemble.prompted is not None:
+        best = parts.best([best[1], *_with_prompted(best[1])])
     if ensemble.co_occurrence is not None:
         best = parts.best([best[1], *(
             replace(best[1], co_occurrence=weight)
@@ -104,6 +109,15 @@ def choose_fusion(
     value, fusion = best
     ensemble.fusion = fusion
     return fusion, value
+
+
+def _with_prompted(fusion: Fusion) -> Iterable[Fusion]:
+    for share in SHARES:
+        weights = {k: share * v for k, v in fusion.weights.items()}
+        for whole in SHARES:
+            for prompted in PROMPTED:
+                yield replace(fusion, weights=weights, prompted=prompted,
+                              whole=whole * fusion.whole)
 
 
 class _Parts:
@@ -124,9 +138,11 @@ class _Parts:
         ensemble.eval()  # Members may have dropout.
         try:
             self.ids = ensemble.member_rows(graph)
+            prompted = ensemble.prompted_rows(graph, self.user)
         finally:
             ensemble.train(was_training)
         self.whole = self.scores(*(self.ids[0][self.user], self.ids[1]))
+        self.prompted = None if prompted is None else self.scores(*prompted)
         # Of each modality as it is and in one other way.
         self.content = lru_cache(maxsize=len(ensemble.content_modalities) + 1)(
             lambda name, scaling: self.scores(*_content(
@@ -163,6 +179,8 @@ class _Parts:
             if weight > 0.0:
                 total.add_(self.content(name, fusion.scaling[name]),
                            alpha=weight)
+        if self.prompted is not None and fusion.prompted > 0.0:
+            total.add_(self.prompted, alpha=fusion.prompted)
         if fusion.cold_weight != 1.0:
             total *= torch.where(self.cold, fusion.cold_weight, 1.0)
         self.known.mask_(total, self.user)

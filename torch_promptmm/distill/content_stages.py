@@ -16,6 +16,7 @@ from torch_promptmm.distill.list_task import (
     compress_into,
 )
 from torch_promptmm.distill.plan import teacher_plan, trained_models
+from torch_promptmm.distill.prompted_scores import PromptedScores
 from torch_promptmm.distill.stages import (
     Parts,
     Stage,
@@ -29,7 +30,8 @@ from torch_promptmm.train import Task
 
 class EnsembleStage(Stage):
     r"""Stage 1 of an ensemble: each member learns to rank on its own, by its
-    own :obj:`defaults` where the settings are not changed."""
+    own :obj:`defaults` where the settings are not changed; the one that
+    learns content, together with its prompt, is the last."""
     name = 'teacher'
 
     def freeze(self) -> None:
@@ -37,18 +39,19 @@ class EnsembleStage(Stage):
         self.parts.teacher.requires_grad_(True)
         self.parts.student.requires_grad_(False)
         self.parts.projections.requires_grad_(False)
+        if self.parts.prompt is not None:
+            self.parts.prompt.requires_grad_(True)
 
     def tasks(self, data: TrainingData) -> list[Task]:
         teacher, settings = self.parts.teacher, self.parts.settings
         assert isinstance(teacher, Ensemble)
-        teacher.cache_features(data.graph if settings.propagate_features
-                               else None)
+        teacher.cache_features(data.graph, settings.propagate_features)
         alphas = settings.user_weights
         return [
             # One that says itself how it is trained draws as it does alone.
             ranking_task(member, data, settings, member.prompt,
-                         None if member.defaults else
-                         alphas[number % len(alphas)])
+                         None if member.defaults or member is teacher.prompted
+                         else alphas[number % len(alphas)])
             for number, member in enumerate(trained_models(teacher))
         ]
 
@@ -84,10 +87,17 @@ class ListStage(Stage):
         self.parts.student.requires_grad_(True)
         self.parts.projections.requires_grad_(False)
         if self.parts.prompt is not None:
-            self.parts.prompt.requires_grad_(False)
+            self.parts.prompt.requires_grad_(self._tunes_prompt)
+
+    @property
+    def _tunes_prompt(self) -> bool:
+        teacher, prompt = self.parts.teacher, self.parts.prompt
+        return (self.parts.settings.tune_prompt and prompt is not None
+                and isinstance(teacher, Ensemble)
+                and teacher.fusion.prompted > 0.0)
 
     def tasks(self, data: TrainingData) -> list[Task]:
-        teacher, student, _, _, settings, objective = self.parts
+        teacher, student, prompt, _, settings, objective = self.parts
         assert teacher is not None
         teacher.cache_features(None)
         if self.saved is None:
@@ -103,9 +113,18 @@ class ListStage(Stage):
         temperature = settings.top_temperature * _spread(lists.scores)
         if settings.init == 'compress' and self.start:
             compress_into(student, data.graph, pair, temperature)
+        prompted = None
+        if self._tunes_prompt:
+            assert isinstance(teacher, Ensemble)
+            teacher.eval()
+            prompted = PromptedScores(teacher, data.graph)
+            lists = prompted.taken_from(lists)
         return [
             ListDistillationTask(student, data.graph, data.known, lists,
-                                 temperature, settings.uniform_items)
+                                 temperature, settings.uniform_items, prompted,
+                                 None if prompted is None else prompt,
+                                 # As in stage 1: its start is no random one.
+                                 settings.learning_rate)
         ]
 
     def options(self, number: int = 0) -> dict[str, Any]:

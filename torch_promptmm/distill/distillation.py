@@ -175,10 +175,15 @@ class Distillation:
 
     def run_names(self, stage: str) -> list[str]:
         r"""Returns the names of the runs of a stage, one for each task."""
-        num = len(self.trained(stage))
-        if num == 1:
+        if stage != 'teacher':
             return [stage]
-        return [f'{stage} {i + 1} of {num}' for i in range(num)]
+        teacher = self.parts.teacher
+        last = ([f'{stage} of content'] if isinstance(teacher, Ensemble)
+                and teacher.prompted is not None else [])
+        num = len(self.trained(stage)) - len(last)
+        names = ([stage] if num == 1 else
+                 [f'{stage} {i + 1} of {num}' for i in range(num)])
+        return names + last
 
     def trained(self, stage: str) -> list[bool]:
         r"""Returns, for each task of a stage, whether its model came trained,

@@ -2,11 +2,14 @@ r"""Training of the stages of a distillation, from data to history."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch_geometric.data import HeteroData
 from tqdm.auto import tqdm
 
@@ -16,11 +19,13 @@ from torch_promptmm.data.contract import check_same_entities
 from torch_promptmm.distill.choice import choose_fusion
 from torch_promptmm.distill.content_stages import cosine_adam
 from torch_promptmm.distill.distillation import Distillation
+from torch_promptmm.distill.list_task import ListDistillationTask
 from torch_promptmm.distill.member_weights import choose_member_weights
 from torch_promptmm.models import Ensemble
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train import (
     History,
+    Task,
     Validation,
     load_checkpoint,
     load_weights,
@@ -110,10 +115,13 @@ def fit_stage(
                              f"{names[0]!r})")
         # Before 'prepare', which computes tables of the weights.
         _load_weights(training, state['module'], str(checkpoint))
+        _load_prompt(training, state['notes'].get('prompt'))
     with seeded(seed, training.device):
         training.prepare(train_data, stage, device)
     assert training.prepared is not None
     tasks, was_training = training.prepared[1], training.module.training
+    if (text := _prompt_of_lists(training, tasks[0])) is not None:
+        notes['prompt'] = text
     skipped = [not retrain and trained for trained in training.trained(stage)]
     histories: list[History] = []
     try:
@@ -194,6 +202,28 @@ def _load_weights(training: Distillation, state: dict[str, Tensor],
         for key, value in state.items() if key.startswith(prefix)
     }, training.device)
     load_weights(training.module, state, f"'checkpoint' {path!r}")
+
+
+def _prompt_of_lists(training: Distillation, task: Task) -> str | None:
+    r"""The prompt that the lists of a task are of, which it tunes: a run that
+    is resumed makes the lists anew."""
+    prompt = training.parts.prompt
+    if not isinstance(task, ListDistillationTask) or task.prompt is None:
+        return None
+    assert prompt is not None
+    vector = parameters_to_vector(prompt.parameters())
+    return json.dumps(vector.detach().double().tolist())
+
+
+def _load_prompt(training: Distillation, text: str | None) -> None:
+    prompt = training.parts.prompt
+    if text is None or prompt is None:
+        return
+    like = next(prompt.parameters())
+    with torch.no_grad():
+        vector_to_parameters(torch.tensor(
+            json.loads(text), dtype=torch.double).to(like),
+            prompt.parameters())
 
 
 def _checkpoint(path: Any, resume: bool) -> dict[str, Any] | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torch_promptmm.distill.prompted_scores import PromptedScores
 from torch_promptmm.distill.top_lists import ListBatch, TopLists, UserLoader
 from torch_promptmm.loss import TopListKD
 from torch_promptmm.models import RankingModel, embed
@@ -47,6 +49,13 @@ class ListDistillationTask(Task):
         temperature (float): :math:`\tau`, in the teacher's scores.
         num_uniform (int, optional): The size of :math:`\mathcal{N}`.
             (default: :obj:`1024`)
+        prompted (PromptedScores, optional): What is added to the scores of
+            :obj:`lists` as a function of the teacher's prompt. The loss is
+            then the whole divergence. (default: :obj:`None`)
+        prompt (torch.nn.Module, optional): The prompt, which is tuned along.
+            (default: :obj:`None`)
+        prompt_lr (float, optional): Its learning rate. (default: that of
+            the student)
     """
     def __init__(
         self,
@@ -56,17 +65,34 @@ class ListDistillationTask(Task):
         lists: TopLists,
         temperature: float,
         num_uniform: int = 1024,
+        prompted: PromptedScores | None = None,
+        prompt: torch.nn.Module | None = None,
+        prompt_lr: float | None = None,
     ) -> None:
         super().__init__(graph, known, known, 'dot')
         self.student, self.lists = student, lists
-        self.loss = TopListKD(temperature)
+        self.prompted, self.prompt = prompted, prompt
+        self.prompt_lr = prompt_lr
+        self.loss = TopListKD(temperature, divergence=prompted is not None)
         self.num_uniform = num_uniform
 
     def _apply(self, fn: Callable[[Tensor], Tensor],
                recurse: bool = True) -> ListDistillationTask:
         super()._apply(fn, recurse)
         self.lists = TopLists(*map(fn, self.lists))
+        if self.prompted is not None:
+            self.prompted = self.prompted.apply(fn)
         return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = super().parameter_groups()
+        if self.prompt is None or self.prompt_lr is None:
+            return groups
+        own = [p for p in self.prompt.parameters() if p.requires_grad]
+        mine = {id(p) for p in own}
+        groups[0]['params'] = [p for p in groups[0]['params']
+                               if id(p) not in mine]
+        return [*groups, {'params': own, 'lr': self.prompt_lr}]
 
     def loader(self, batch_size: int) -> UserLoader:
         return UserLoader(self.lists, self.known, self.graph.num_items,
@@ -80,10 +106,13 @@ class ListDistillationTask(Task):
         items = torch.cat([batch.top.reshape(-1), batch.uniform])
         out = self.student.rows(self.graph, batch.user, items)
         top = out.item[:num_users * num_top].view(num_users, num_top, -1)
+        teacher = batch.top_score
+        if self.prompted is not None:
+            teacher = teacher + self.prompted(batch.user, batch.top)
         loss = self.loss(
             torch.bmm(top, out.user.unsqueeze(2)).squeeze(2),
             matmul(out.user, out.item[num_users * num_top:].t()),
-            batch.top_score, batch.uniform_mask,
+            teacher, batch.uniform_mask,
             # How many items a uniform one stands for.
             math.log(self.graph.num_items / batch.uniform.numel()))
         terms = {'list': loss}

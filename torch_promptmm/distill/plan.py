@@ -42,9 +42,12 @@ def teacher_plan(model: RankingModel, settings: Settings) -> Plan:
 
 def trained_models(teacher: RankingModel) -> list[RankingModel]:
     r"""Returns what stage 1 trains, one after another."""
-    if isinstance(teacher, Ensemble):
-        return list(teacher.members)  # type: ignore[arg-type]
-    return [teacher]
+    if not isinstance(teacher, Ensemble):
+        return [teacher]
+    members: list[RankingModel] = list(
+        teacher.members)  # type: ignore[arg-type]
+    return members if teacher.prompted is None else [*members,
+                                                     teacher.prompted]
 
 
 def keep_scores(teacher: RankingModel, settings: Settings) -> None:

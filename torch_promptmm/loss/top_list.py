@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_float
+from torch_promptmm.checks import check_bool, check_float
 from torch_promptmm.loss.masked import check_valid, masked_mean
 from torch_promptmm.loss.score import check_floats, check_one_shape
 
@@ -35,14 +35,20 @@ class TopListKD(torch.nn.Module):
     Args:
         temperature (float, optional): :math:`\tau` of the teacher.
             (default: :obj:`1.0`)
+        divergence (bool, optional): Subtract the entropy of the target. It
+            matters where the teacher's scores have a gradient: a cross
+            entropy alone would sharpen them without an end.
+            (default: :obj:`False`)
 
     Shapes:
         - **input:** the student's scores :math:`(B, n)` and :math:`(B, K)`,
           the teacher's :math:`(B, n)`
         - **output:** a scalar
     """
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0,
+                 divergence: bool = False) -> None:
         super().__init__()
+        self.divergence = check_bool('divergence', divergence)
         self.temperature = check_float('temperature', temperature,
                                        exclusive=True)
 
@@ -89,7 +95,9 @@ class TopListKD(torch.nn.Module):
         valid = ~teacher_top.isneginf()
         some = valid.any(dim=1)
         target = torch.where(some.view(-1, 1), teacher_top.to(wide), 0.0)
-        target = (target / self.temperature).softmax(dim=1)
+        target = target / self.temperature
+        log_target = target.log_softmax(dim=1) if self.divergence else None
+        target = target.softmax(dim=1)
 
         # Where nothing is valid, plain zeros: infinities have no gradient.
         inside = torch.where(valid, top, -math.inf)
@@ -99,6 +107,9 @@ class TopListKD(torch.nn.Module):
         logits = torch.cat([inside, outside], dim=1)
         logits = torch.where(some.view(-1, 1), logits, 0.0)
         matched = (target * torch.where(valid, top, 0.0)).sum(dim=1)
+        if log_target is not None:
+            log_target = torch.where(valid, log_target, 0.0)
+            matched = matched - (target * log_target).sum(dim=1)
         return masked_mean(logits.logsumexp(dim=1) - matched, some)
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import ModelOutput, Pair, RankingModel, take
 from torch_promptmm.nn import co_occurrence_graph
 from torch_promptmm.nn.csr import CSRMatrix
+from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 
 _OVERSAMPLES, _POWERS = 16, 2
@@ -102,6 +103,16 @@ class CoOccurrence(RankingModel):
                 mean, co_occurrence_graph(graph, self.neighbors),
                 self.hidden_channels)
         return ModelOutput(take(user, user_id), take(item, item_id))
+
+    @torch.no_grad()
+    def unit_pair(self, graph: UserItemGraph) -> Pair:
+        r"""Returns rows whose dot products rank as the scores do, on the
+        scale of a cosine: the length of an item's row is part of its scores,
+        not of a user's."""
+        user, item, _ = self(graph)
+        warm = graph.item_user.crow.diff().view(-1, 1) > 0
+        length = item.norm(dim=1, keepdim=True)[warm].mean()
+        return unit_rows(user), item / length.clamp(min=1e-12)
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_users}, '

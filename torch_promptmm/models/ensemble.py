@@ -18,15 +18,24 @@ from torch_promptmm.models.base import (
 )
 from torch_promptmm.models.co_occurrence import CoOccurrence
 from torch_promptmm.models.content_expert import ContentExpert
-from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.models.fusion import Fusion
+from torch_promptmm.models.learned_content import learned_content
 from torch_promptmm.models.light_gcn import LightGCN
+from torch_promptmm.models.multimodal_teacher import MultimodalTeacher
+from torch_promptmm.models.propagated_features import can_propagate
 from torch_promptmm.models.ridge import ridge_rows
-from torch_promptmm.models.side_by_side import SideBySide
+from torch_promptmm.models.side_by_side import (
+    SideBySide,
+    part_config,
+    part_from_config,
+)
 from torch_promptmm.nn.compression import compress
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.prompt import SoftPrompt
+
+# What stands beside the members.
+_PARTS = ('content', 'co_occurrence', 'prompted')
 
 
 class Ensemble(SideBySide):
@@ -36,7 +45,8 @@ class Ensemble(SideBySide):
     .. math::
         s(u, i) = \kappa_i \Big( p_i \big( a \, c_{ui} + c^{(r)}_{ui}
         \big) + b \, g_{ui} + \sum_{m} w_m \cos(\mathbf{h}^m_u,
-        \mathbf{h}^m_i) \Big), \qquad c_{ui} = \frac{1}{K} \sum_{k=1}^{K}
+        \mathbf{h}^m_i) + w_{\mathbf{P}} \cos(\mathbf{f}_u, \mathbf{f}_i)
+        \Big), \quad c_{ui} = \frac{1}{K} \sum_{k=1}^{K}
         \cos(\mathbf{e}^k_u, \mathbf{e}^k_i), \quad p_i = (\deg(i) +
         1)^\rho .
 
@@ -44,9 +54,10 @@ class Ensemble(SideBySide):
     content expert needs no training. :math:`c^{(r)}` is :math:`c` in the
     :math:`r` leading joint directions of the members' rows
     (:func:`~torch_promptmm.nn.compress`), which are less noisy than all of
-    them; :math:`g` is what :class:`~torch_promptmm.models.CoOccurrence` says.
-    What is not learned, :math:`\rho, \kappa, r, a, b` and :math:`w_m`, is a
-    :class:`Fusion`.
+    them; :math:`g` is what :class:`~torch_promptmm.models.CoOccurrence` says;
+    :math:`\mathbf{f}` are the rows of a member that learns content, reduced
+    and opened by a soft prompt. What is not learned, :math:`\rho, \kappa, r,
+    a, b, w_m` and :math:`w_{\mathbf{P}}`, is a :class:`Fusion`.
 
     Members may be models of any kind. With :obj:`member_weights` the mean is
     a weighted one, :math:`c_{ui} = \sum_k \omega_k \cos(\mathbf{e}^k_u,
@@ -60,21 +71,23 @@ class Ensemble(SideBySide):
     of items are imputed from their content by a ridge regression
     (:func:`~torch_promptmm.models.ridge_rows`, weighted by the root of the
     degree), or zero where there is no content; a member that reads content
-    itself keeps its own. Of such items :math:`p_i = 1`
-    and :math:`\kappa_i = \kappa`, which sets how high they rise among the
-    others; else :math:`\kappa_i = 1`.
+    itself keeps its own. Of such items :math:`p_i = 1` and :math:`\kappa_i =
+    \kappa`, which says how high they rise; else :math:`\kappa_i = 1`.
 
     Args:
         members (list of RankingModel): The :math:`K` models that learn.
         content (ContentExpert, optional): The content.
             (default: :obj:`None`)
         fusion (Fusion, optional): How the parts are added up.
-            (default: each modality with weight 1.0)
+            (default: modalities and the prompted member with weight 1.0)
         co_occurrence (CoOccurrence, optional): Items that share users.
             (default: :obj:`None`)
         member_weights (list of float, optional): :math:`\omega_k`, which a
             distiller chooses on validation.
             (default: all the same, for good)
+        prompted (MultimodalTeacher, optional): The member that learns
+            content; its prompt is that of the ensemble.
+            (default: :obj:`None`)
 
     Shapes:
         - **input:** a user-item graph, any PyG adjacency or a
@@ -92,11 +105,15 @@ class Ensemble(SideBySide):
         fusion: Fusion | None = None,
         co_occurrence: CoOccurrence | None = None,
         member_weights: Sequence[float] | None = None,
+        prompted: MultimodalTeacher | None = None,
     ) -> None:
+        if prompted is not None and content is None:
+            raise ValueError("'prompted' learns content: give 'content' too")
         super().__init__(members, member_weights,
                          None if content is None else content.item_features)
         self.content, self.co_occurrence = content, co_occurrence
-        for part in (*self.members, content, co_occurrence):
+        self.prompted = prompted
+        for part in (*self.members, content, co_occurrence, prompted):
             if part is None:
                 continue
             sizes = (part.num_users, part.num_items)
@@ -105,13 +122,13 @@ class Ensemble(SideBySide):
                                  f'{self.num_users} users and '
                                  f'{self.num_items} items (got one of '
                                  f'{sizes[0]} and {sizes[1]})')
-        # In the state, for it is chosen for the members' weights. The bits of
-        # doubles, which no change of the module's type rounds.
+        start = Fusion(dict.fromkeys(self.content_modalities, 1.0),
+                       prompted=float(prompted is not None))
+        # In the state, for it is chosen for the members' weights.
         self._fusion: Tensor
-        names = self.content_modalities
-        self.register_buffer('_fusion', torch.zeros(5 + len(names),
-                                                    dtype=torch.long))
-        self.fusion = fusion or Fusion(dict.fromkeys(names, 1.0))
+        self.register_buffer('_fusion',
+                             start.to_bits(self.content_modalities))
+        self.fusion = fusion or start
         self._start = self.fusion
 
     @classmethod
@@ -124,10 +141,16 @@ class Ensemble(SideBySide):
         hop: float = 2.0,
         scaling: str | Mapping[str, str] = 'standardize',
         use_content: bool = True,
-        neighbors: int = 20,
+        neighbors: int = 0,
+        train_content: bool | None = None,
+        prompt: str | None = None,
+        prompt_layers: int = 1,
+        prompt_weight: float = 1.0,
+        normalize: bool | str = 'size',
         **kwargs: Any,
     ) -> Ensemble:
-        r"""Builds LightGCNs and a content expert from a graph that was read.
+        r"""Builds LightGCNs and a content expert from a graph that was read,
+        and a member that learns content, if it is asked for.
 
         Args:
             view (InteractionData): The training graph.
@@ -141,12 +164,26 @@ class Ensemble(SideBySide):
                 (default: :obj:`2.0`)
             scaling (str or dict, optional): See
                 :class:`~torch_promptmm.models.ContentExpert`; on validation
-                another one may be chosen. (default: :obj:`"standardize"`)
+                another one may be chosen. The member that learns content
+                has them standardised but for :obj:`"raw"`.
+                (default: :obj:`"standardize"`)
             use_content (bool, optional): If :obj:`False`, no content is
                 read. (default: :obj:`True`)
             neighbors (int, optional): See
                 :class:`~torch_promptmm.models.CoOccurrence`; with 0 there is
-                no such part. (default: :obj:`20`)
+                no such part. (default: :obj:`0`)
+            train_content (bool, optional): Have a member that learns
+                content. (default: if there is a prompt)
+            prompt (str, optional): The soft prompt of that member, see
+                :meth:`MultimodalTeacher.from_view()
+                <torch_promptmm.models.MultimodalTeacher.from_view>`.
+                (default: :obj:`None`)
+            prompt_layers (int, optional): The same. (default: :obj:`1`)
+            prompt_weight (float, optional): See
+                :class:`~torch_promptmm.nn.PromptedReduction`.
+                (default: :obj:`1.0`)
+            normalize (bool or str, optional): The same.
+                (default: :obj:`"size"`)
             **kwargs (optional): Arguments of the model.
         """
         check_int('num_members', num_members, 1)
@@ -159,11 +196,17 @@ class Ensemble(SideBySide):
         if check_int('neighbors', neighbors) > 0:
             shared = CoOccurrence(view.num_users, view.num_items,
                                   neighbors=neighbors)
-        return cls(members, content, co_occurrence=shared, **kwargs)
+        prompted = learned_content(
+            view, hidden_channels, train_content, prompt, content is not None,
+            prompt_layers=prompt_layers, standardize=scaling != 'raw',
+            num_layers=num_layers, prompt_weight=prompt_weight,
+            normalize=normalize)
+        return cls(members, content, co_occurrence=shared, prompted=prompted,
+                   **kwargs)
 
     def parts_with_features(self) -> list[RankingModel]:
-        members = super().parts_with_features()
-        return members if self.content is None else [self.content, *members]
+        parts = (self.content, *super().parts_with_features(), self.prompted)
+        return [x for x in parts if x is not None]
 
     @property
     def content_modalities(self) -> list[str]:
@@ -183,34 +226,40 @@ class Ensemble(SideBySide):
     @property
     def fusion(self) -> Fusion:
         r"""How the parts are added up."""
-        values = self._fusion.cpu().view(torch.double).tolist()
-        rho, kappa, rank, whole, both, *weights = values
-        return Fusion(
-            dict(zip(self.content_modalities, weights, strict=True)), rho,
-            kappa, int(rank), whole, co_occurrence=both,
-            scaling={} if self.content is None else self.content.scaling)
+        return Fusion.from_bits(
+            self._fusion, self.content_modalities,
+            {} if self.content is None else self.content.scaling)
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
-        names = self.content_modalities
-        if set(fusion.weights) != set(names):
-            raise ValueError(f"'fusion' must have a weight for each of "
-                             f"{names} (got {list(fusion.weights)})")
-        if not set(fusion.scaling) <= set(names):
-            raise ValueError(f"'fusion' must have the scaling of no other "
-                             f"modality than {names} (got "
-                             f"{list(fusion.scaling)})")
-        if self.co_occurrence is None and fusion.co_occurrence > 0.0:
-            raise ValueError(f"'co_occurrence' of 'fusion' must be 0 where "
-                             f"the ensemble has no such part (got "
-                             f"{fusion.co_occurrence})")
+        fusion.check_parts(self.content_modalities,
+                           self.co_occurrence is not None,
+                           self.prompted is not None)
         if self.content is not None:
             self.content.scaling = {**self.content.scaling, **fusion.scaling}
-        values = [fusion.popularity, fusion.cold_weight, fusion.rank,
-                  fusion.whole, fusion.co_occurrence,
-                  *(fusion.weights[name] for name in names)]
-        self._fusion.copy_(
-            torch.tensor(values, dtype=torch.double).view(torch.long))
+        self._fusion.copy_(fusion.to_bits(self.content_modalities))
+
+    @property
+    def prompt(self) -> SoftPrompt | None:
+        r"""The prompt of the member that learns content."""
+        return None if self.prompted is None else self.prompted.prompt
+
+    def inject(self, prompt: SoftPrompt) -> None:
+        r"""Puts another prompt into the member that learns content."""
+        if self.prompted is None:
+            raise ValueError("'prompt' opens a member that learns content, "
+                             "which there is not: set train_content=True")
+        self.prompted.inject(prompt)
+
+    def cache_features(self, graph: UserItemGraph | None,
+                       of_members: bool = True) -> None:
+        r"""Does so for the member that learns content where that is exact,
+        and for the others if :obj:`of_members`."""
+        for member in super().parts_with_features():
+            member.cache_features(graph if of_members else None)
+        if self.prompted is not None:
+            exact = can_propagate(self.prompted)
+            self.prompted.cache_features(graph if exact else None)
 
     @torch.no_grad()
     def member_rows(self, graph: UserItemGraph) -> Pair:
@@ -241,9 +290,18 @@ class Ensemble(SideBySide):
         r"""Returns the rows of :class:`CoOccurrence`, on the scale of a
         cosine."""
         assert self.co_occurrence is not None
-        warm = graph.item_user.crow.diff().view(-1, 1) > 0
-        user, item = _unit_pair(as_output(self.co_occurrence(graph)), warm)
+        user, item = self.co_occurrence.unit_pair(graph)
         return take(user, user_id), item
+
+    @torch.no_grad()
+    def prompted_rows(self, graph: UserItemGraph,
+                      user_id: Tensor | None = None) -> Pair | None:
+        r"""Returns the unit rows of the member that learns content, if there
+        is one."""
+        if self.prompted is None:
+            return None
+        out = as_output(self.prompted(graph))
+        return unit_rows(take(out.user, user_id)), unit_rows(out.item)
 
     @torch.no_grad()
     def parts(self, graph: UserItemGraph) -> tuple[Pair, dict[str, Pair]]:
@@ -290,6 +348,9 @@ class Ensemble(SideBySide):
         pairs += [(fusion.weights[name]**0.5, x_user.to(user),
                    x_item.to(item), cold)
                   for name, (x_user, x_item) in content.items()]
+        if (prompted := self.prompted_rows(graph)) is not None:
+            pairs.append((fusion.prompted**0.5, prompted[0].to(user),
+                          prompted[1].to(item), cold))
         users = [root * x for root, x, _, _ in pairs]
         items = [root * scale * x for root, _, x, scale in pairs]
         return ModelOutput(
@@ -300,57 +361,40 @@ class Ensemble(SideBySide):
             })
 
     def config(self) -> dict[str, Any]:
-        members: list[RankingModel] = list(
-            self.members)  # type: ignore[arg-type]
         return {
-            'members': [{
-                **(saved_config(member) or {}),
-                **({} if member.prompt is None else
-                   {'prompt': member.prompt.config()})
-            } for member in members],
-            'content': saved_config(self.content),
-            'co_occurrence': saved_config(self.co_occurrence),
+            'members': [part_config(x) for x in super().parts_with_features()],
+            **{name: part_config(getattr(self, name)) for name in _PARTS},
             'member_weights': self._start_weights,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Ensemble:
-        members = []
-        for each in config['members']:
-            arguments = dict(each)
-            if 'prompt' in each:
-                arguments['prompt'] = SoftPrompt.from_config(each['prompt'])
-            members.append(model_from_config(arguments))
-        # Files of before have neither weights of members nor what items
-        # share.
-        content, shared = (
+        # Files of before lack some of it.
+        content, shared, prompted = (
             None if config.get(name) is None else
-            model_from_config(config[name])
-            for name in ('content', 'co_occurrence'))
+            part_from_config(config[name]) for name in _PARTS)
         assert isinstance(content, ContentExpert | None)
         assert isinstance(shared, CoOccurrence | None)
-        return cls(members, content, None, shared,
-                   config.get('member_weights'))
+        assert isinstance(prompted, MultimodalTeacher | None)
+        return cls([part_from_config(x) for x in config['members']], content,
+                   None, shared, config.get('member_weights'), prompted)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the members, and weights and
         fusion to what was given."""
         super().reset_parameters()
+        if self.prompted is not None:
+            self.prompted.reset_parameters()
         self.fusion = self._start
 
     def __repr__(self) -> str:
         names = [str(member) for member in self.members]
         shown = ', '.join(f'{names.count(name)} x {name}'
                           for name in dict.fromkeys(names))
-        weights = self.member_weights
-        more = '' if weights is None else f', member_weights={weights}'
+        weights, more = self.member_weights, str(self.fusion)
+        if self.prompted is not None:
+            more = f'prompted={self.prompted}, {more}'
+        if weights is not None:
+            more += f', member_weights={weights}'
         return (f'{self.__class__.__name__}({shown}, content={self.content}, '
-                f'co_occurrence={self.co_occurrence}, {self.fusion}{more})')
-
-
-def _unit_pair(output: ModelOutput, warm: Tensor) -> Pair:
-    r"""Rows whose dot products rank as those of the output, on the scale of
-    a cosine: the length of an item's row is part of its scores, not of a
-    user's."""
-    length = output.item.norm(dim=1, keepdim=True)[warm].mean()
-    return unit_rows(output.user), output.item / length.clamp(min=1e-12)
+                f'co_occurrence={self.co_occurrence}, {more})')

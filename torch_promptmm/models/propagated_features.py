@@ -16,6 +16,24 @@ from torch_promptmm.nn.propagation import propagate
 _BLOCK_SIZE = 2**24  # Elements that are propagated at a time.
 
 
+def can_propagate(teacher: Any) -> bool:
+    r"""Whether :class:`PropagatedFeatures` of a teacher are exact."""
+    return _why_not(teacher) is None
+
+
+def _why_not(teacher: Any) -> str | None:
+    prompt = teacher.prompt
+    for name in teacher.modalities:
+        reduction = teacher.reduction(name)
+        if reduction.dropout > 0.0:
+            return f"'dropout' 0 (got {reduction.dropout})"
+        if prompt is not None and reduction.normalize == 'row':
+            return "'normalize' 'size' or False (got 'row')"
+    if prompt is not None and not prompt.is_affine:
+        return f'a prompt of one layer (got {prompt.num_layers})'
+    return None
+
+
 class PropagatedFeatures:
     r"""The standardised features of a :class:`MultimodalTeacher` after
     propagation.
@@ -49,18 +67,9 @@ class PropagatedFeatures:
     @torch.no_grad()
     def __init__(self, teacher: Any, graph: UserItemGraph,
                  dtype: torch.dtype = torch.half) -> None:
+        if (why_not := _why_not(teacher)) is not None:
+            raise ValueError(f'Propagated features need {why_not}')
         prompt = teacher.prompt
-        for name in teacher.modalities:
-            reduction = teacher.reduction(name)
-            if reduction.dropout > 0.0:
-                raise ValueError(f"Propagated features need 'dropout' 0 (got "
-                                 f"{reduction.dropout})")
-            if prompt is not None and reduction.normalize == 'row':
-                raise ValueError("Propagated features need 'normalize' "
-                                 "'size' or False (got 'row')")
-        if prompt is not None and not prompt.is_affine:
-            raise ValueError(f'Propagated features need a prompt of one '
-                             f'layer (got {prompt.num_layers})')
         self.graph, weights = graph, teacher.conv.weights
         like = teacher.backbone.item_embedding.weight
         one = like.new_ones(teacher.num_items, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from torch_promptmm.models.base import (
     RankingModel,
     as_output,
 )
+from torch_promptmm.models.door import model_from_config, saved_config
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
+from torch_promptmm.nn.prompt import SoftPrompt
 
 
 class SideBySide(RankingModel):
@@ -149,6 +152,23 @@ class SideBySide(RankingModel):
             part.reset_parameters()  # type: ignore[operator]
         if self._start_weights is not None:
             self.member_weights = self._start_weights
+
+
+def part_config(part: RankingModel | None) -> dict[str, Any] | None:
+    r"""Returns :func:`saved_config` of a part, with that of its prompt, which
+    is no module of it."""
+    config = saved_config(part)
+    if config is None or part is None or part.prompt is None:
+        return config
+    return {**config, 'prompt': part.prompt.config()}
+
+
+def part_from_config(config: Mapping[str, Any]) -> RankingModel:
+    r"""Builds a part from :func:`part_config`, without its weights."""
+    arguments = dict(config)
+    if 'prompt' in config:
+        arguments['prompt'] = SoftPrompt.from_config(config['prompt'])
+    return model_from_config(arguments)
 
 
 @torch.no_grad()

@@ -232,6 +232,9 @@ def _wide(x: Tensor) -> Tensor:
 
 def _build_prompt(tensors: dict[str, Tensor], num_layers: int,
                   modalities: list[str]) -> SoftPrompt:
+    # A prompt keeps what it is given, and products round by where it lies:
+    # copies are aligned, as its own tables were, and free the file's bytes.
+    tensors = {name: x.clone() for name, x in tensors.items()}
     projections, channels = {}, tensors['basis'].size(1)
     for name in modalities:
         weight, offset = [
