@@ -289,7 +289,9 @@ def shared_settings(setting: str,
     given: dict[str, Any] = dict(teacher.build)
     if teacher.kind == 'system':
         cls = SYSTEMS[teacher.what].cls
-        given = {**getattr(cls, 'defaults', {}), **teacher.fit}
+        assert cls is not None
+        given = {**cls.defaults_of(teacher.fit.get('ranking_loss')),
+                 **teacher.fit}
         if given.get('ranking_loss') == 'own':
             given = {'score': getattr(cls, 'own_score', 'dot')}
         if getattr(cls, 'score', None) is not None:

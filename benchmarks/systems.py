@@ -55,16 +55,14 @@ RANKING: Space = {
     # Interactions as they are, or each user as often as another one.
     'fit.user_weight': Choice((0.0, 0.5, 1.0)),
 }
-# A bias makes a cosine meaningless: dot products have a wider spread.
-RANKING_DOT: Space = {
-    **RANKING,
-    'fit.temperature': Choice((0.5, 1.0, 2.0), SOFTMAX),
-}
 # Of systems with a loss in the place of a ranking loss.
 OWN: Space = {
     **RANKING,
     'fit.ranking_loss': Choice(('own', 'bpr', 'softmax')),
 }
+# Where an item without an interaction has its content alone, being a negative
+# teaches that new content is bad.
+WARM: Space = {'fit.warm_negatives': Choice((False, True))}
 LAYERS, NEIGHBORS = Choice((1, 2, 3)), Choice((5, 10, 20))
 
 
@@ -105,16 +103,26 @@ SYSTEMS: dict[str, System] = {system.name: system for system in (
         **RANKING,
         'model.num_layers': Choice((1, 2, 3, 4)),
     }),
-    System('VBPR', 'VBPR', True, RANKING_DOT),
+    # The other students of Table 9, trained alone.
+    System('GCN', 'GCN', False, {**RANKING, 'model.num_layers': LAYERS}),
+    System('MLP', 'MLP', False, {**RANKING, 'model.num_layers': LAYERS}),
+    System('VBPR', 'VBPR', True, {
+        **RANKING,
+        'model.content_channels': Choice((16, 32, 64)),
+    }),
     System('MMGCN', 'MMGCN', True, {
         **RANKING,
+        **WARM,
         'model.num_layers': LAYERS,
         'model.combine': Choice(('concat', 'add')),
+        'model.fusion': Choice(('mean', 'concat')),
     }),
     System('GRCN', 'GRCN', True, {
         **RANKING,
+        **WARM,
         'model.num_routing': LAYERS,
         'model.num_layers': Choice((1, 2)),
+        'model.refine': Choice(('confidence', 'max', 'mean')),
     }),
     System('CLCRec', 'CLCRec', True, {
         **OWN,
@@ -146,6 +154,13 @@ SYSTEMS: dict[str, System] = {system.name: system for system in (
         **RANKING,
         'model.num_layers': LAYERS,
         'model.k': NEIGHBORS,
+        'model.contrast_weight': Choice((0.001, 0.01, 0.1)),
+    }),
+    System('SMORE', 'SMORE', True, {
+        **RANKING,
+        'model.num_layers': Choice((2, 3, 4)),
+        'model.k': Choice((5, 10, 20, 40)),
+        'model.dropout': Choice((0.0, 0.1)),
         'model.contrast_weight': Choice((0.001, 0.01, 0.1)),
     }),
     System('BM3', 'BM3', True, {

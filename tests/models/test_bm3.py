@@ -29,7 +29,9 @@ from torch_promptmm.train import RankingObjective, RankingTask, Task
 
 
 class TestSuite(ModelSuite):
-    epochs = 100
+    # Without negatives, longer is not better: all vectors drift together
+    # once the pairs are found, and the blocks dissolve.
+    epochs = 30
     objective = 'own'
     targets = 0.0
 

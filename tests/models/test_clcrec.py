@@ -187,7 +187,8 @@ def test_bad_input(kwargs, message: str) -> None:
 @pytest.mark.slow
 def test_content_pays_on_cold_items_too() -> None:
     data, val, test = planted()
-    options = {'epochs': 40, 'lr': 5e-3, 'build': {'norm_weight': 1e-3}}
+    options = {'epochs': 40, 'lr': 5e-3, 'ranking_loss': 'own',
+               'build': {'norm_weight': 1e-3}}
     whole, cold = planted_recall(CLCRec, data, val, test, **options)
     less, less_cold = planted_recall(CLCRec, shuffled(data), val, test,
                                      **options)

@@ -168,8 +168,10 @@ def test_terms_and_epochs_of_a_member() -> None:
 
 
 def test_a_loss_of_a_members_own() -> None:
-    member = BM3.from_data(TRAIN, 4, seed=0)
-    assert member.defaults['ranking_loss'] == 'own'
+    class Own(BM3):
+        defaults = {'ranking_loss': 'own'}
+
+    member = Own.from_data(TRAIN, 4, seed=0)
     distiller = distiller_of(member, LightGCN(U, I, 4),
                              content=ContentExpert.from_data(TRAIN))
     history = distiller.fit_teacher(TRAIN, VAL, seed=0, progress=False,

@@ -177,7 +177,8 @@ def test_bad_input(kwargs, match: str) -> None:
 @pytest.mark.slow
 def test_content_pays() -> None:
     data, val, test = planted()
-    options = {'epochs': 30, 'lr': 5e-3, 'build': {'edge_keep': 0.8}}
+    options = {'epochs': 30, 'lr': 5e-3, 'ranking_loss': 'bpr',
+               'build': {'edge_keep': 0.8}}
     whole, _ = planted_recall(FREEDOM, data, val, test, **options)
     options['build'] = {'edge_keep': 0.8}
     less, _ = planted_recall(FREEDOM, shuffled(data), val, test, **options)

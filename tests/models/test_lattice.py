@@ -266,7 +266,7 @@ def test_bad_input(kwargs, match: str) -> None:
 def test_content_pays() -> None:
     data, val, test = planted()
     out = [planted_recall(LATTICE, x, val, test, epochs=30, lr=5e-3,
-                          build={'loop': False})
+                          ranking_loss='bpr', build={'loop': False})
            for x in (data, shuffled(data))]
     assert out[0][0] > out[1][0] + 0.01  # Over all items,
     assert out[0][1] > out[1][1] + 0.05  # and among cold ones.

@@ -27,7 +27,7 @@ from torch_promptmm.train import RankingObjective, RankingTask, Task, fit
 
 
 class TestVBPR(ModelSuite):
-    kwargs: dict[str, Any] = {'content_channels': 5}
+    kwargs: dict[str, Any] = {'content_channels': 5, 'bias': True}
     epochs = 30
 
     def make(self, seed: int = 0) -> Task:
@@ -37,12 +37,17 @@ class TestVBPR(ModelSuite):
 
 
 class TestVBPRColdContent(TestVBPR):
-    kwargs = {'cold': 'content'}
+    kwargs = {'cold': 'content', 'bias': True}
+
+
+class TestVBPRWithoutBiases(TestVBPR):
+    kwargs: dict[str, Any] = {}
 
 
 def known(theta: float = 2.0) -> VBPR:
     """Of one dimension each; a second item has other features."""
-    model = VBPR(1, 2, {'visual': 2}, 1, 1, standardize=False).double()
+    model = VBPR(1, 2, {'visual': 2}, 1, 1, bias=True,
+                 standardize=False).double()
     model.set_features({'visual': torch.tensor([[1.0, 2.0], [3.0, -1.0]])})
     with torch.no_grad():
         model.user_embedding.weight.fill_(1.0)
@@ -80,15 +85,19 @@ def test_a_number_for_each_row() -> None:
     assert float(total.detach()) == pytest.approx(wanted + 0.1 * rows / 4)
 
 
-def test_equals_plain_numpy() -> None:
+@pytest.mark.parametrize('bias', [False, True])
+def test_equals_plain_numpy(bias: bool) -> None:
     data = other_data(29, 23)
-    model = VBPR.from_data(data, 4, content_channels=3, seed=0).double()
+    model = VBPR.from_data(data, 4, content_channels=3, bias=bias,
+                           seed=0).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
     state = {k: v.numpy() for k, v in model.state_dict().items()}
-    score = state['item_bias'].T + (state['user_embedding.weight']
-                                    @ state['item_embedding.weight'].T)
+    score = (state['user_embedding.weight']
+             @ state['item_embedding.weight'].T)
+    if bias:
+        score = score + state['item_bias'].T
     out = model(None)
     for name in ('visual', 'textual'):
         x = data['item'][name].double().numpy()
@@ -99,7 +108,8 @@ def test_equals_plain_numpy() -> None:
         x /= np.sqrt(x.shape[1])
         weight = state[f'maps.modality_{name}.weight']
         part = state['user_content.weight'] @ (x @ weight[:, :3]).T
-        score = score + part + (x @ weight[:, 3:]).T
+        assert weight.shape[1] == 3 + bias
+        score = score + part + (x @ weight[:, 3:]).sum(axis=1)
         user, item = out.modalities[name]
         assert_close((user @ item.t()).detach(), torch.from_numpy(part),
                      rtol=0, atol=1e-5)
@@ -110,16 +120,17 @@ def test_equals_plain_numpy() -> None:
 
 @pytest.mark.parametrize('widths', [{'a': 3}, {'a': 3, 'b': 6, 'c': 1}])
 def test_number_of_parameters(widths: dict[str, int]) -> None:
-    model = VBPR(29, 23, widths, 4, 5)
-    assert sum(p.numel() for p in model.parameters()) == (
-        29 * (4 + 5) + 23 * (4 + 1) + sum(d * 5 + d for d in widths.values()))
+    total = 29 * (4 + 5) + 23 * 4 + 5 * sum(widths.values())
+    for bias, more in ((False, 0), (True, 23 + sum(widths.values()))):
+        model = VBPR(29, 23, widths, 4, 5, bias=bias)
+        assert sum(p.numel() for p in model.parameters()) == total + more
 
 
 def test_cold_items() -> None:
     cold = torch.ones(I, dtype=torch.bool)
     cold[STORE.edge_index[1]] = False
     assert cold.any()
-    model = VBPR.from_data(TRAIN, D, seed=0)
+    model = VBPR.from_data(TRAIN, D, seed=0, bias=True)
     assert model.cold == 'all'
     wanted = model(GRAPH).item
     with torch.no_grad():
@@ -190,9 +201,10 @@ def test_it_beats_itself_with_shuffled_features(planted) -> None:
             order = torch.randperm(200)
             for name in ('visual', 'textual'):
                 data['item'][name] = train['item'][name][order]
-        model = VBPR.from_data(data, 16, seed=0, cold='content')
-        fit(model, data, epochs=25, batch_size=256, lr=0.01, l2=0.05, seed=0,
-            progress=False, warm_negatives=True)
+        model = VBPR.from_data(data, 16, seed=0, cold='content',
+                               bias=True)
+        fit(model, data, ranking_loss='bpr', epochs=25, batch_size=256,
+            lr=0.01, l2=0.05, seed=0, progress=False, warm_negatives=True)
         recall.append(evaluate(model, test, k=20)['recall@20'])
     assert recall[0] > 1.3 * recall[1]
 
@@ -211,6 +223,9 @@ def test_bad_input(error: type[Exception], match: str,
 
 
 def test_only_dot_products() -> None:
-    model = VBPR.from_data(TRAIN, D, seed=0)
+    model = VBPR.from_data(TRAIN, D, seed=0, bias=True)
     with pytest.raises(ValueError, match="'score' must be 'dot' for 'VBPR'"):
         fit(model, TRAIN, epochs=1, score='cosine')
+    plain = VBPR.from_data(TRAIN, D, seed=0)
+    fit(plain, TRAIN, epochs=1, score='cosine', progress=False)
+    assert (plain.score, plain.width) == ('cosine', 2 * D)

@@ -27,13 +27,37 @@ def test_equals_what_it_says() -> None:
     assert_close(linear(x[some], mask[some]), wanted[some])
 
 
-def test_equals_a_reduction_without_a_prompt() -> None:
-    x = features().float()
-    linear, reduction = StandardLinear(4, 3), PromptedReduction(4, 3)
-    for each in (linear, reduction):
-        each.fit_statistics(x)
+def test_bias() -> None:
+    x, mask = features(), torch.arange(30) % 4 != 1
+    linear = StandardLinear(4, 3, bias=True).double()
+    linear.fit_statistics(x, mask)
+    assert (linear.bias == 0).all()
     with torch.no_grad():
+        linear.bias.normal_()
+    assert_close(linear(x, mask), linear.reduce(x, mask) + linear.bias)
+    assert torch.equal(linear(x, mask)[1], linear.bias)
+    assert str(linear) == 'StandardLinear(4, 3, bias=True)'
+
+
+def test_features_as_they_are() -> None:
+    x = features()
+    linear = StandardLinear(4, 3).double()
+    linear.fit_statistics(x)
+    linear.fit_statistics(x, standardize=False)  # Nothing is left of it.
+    assert linear.has_statistics
+    assert_close(linear(x), x @ linear.weight)
+
+
+@pytest.mark.parametrize('standardize', [True, False])
+def test_a_reduction_without_a_prompt(standardize: bool) -> None:
+    x = features().float()
+    linear, reduction = StandardLinear(4, 3, True), PromptedReduction(4, 3)
+    for each in (linear, reduction):
+        each.fit_statistics(x, standardize=standardize)
+    with torch.no_grad():
+        reduction.bias.normal_()
         linear.weight.copy_(reduction.weight)
+        linear.bias.copy_(reduction.bias)
     assert torch.equal(linear(x), reduction(x))
 
 
@@ -48,7 +72,7 @@ def test_gradients_and_state() -> None:
     assert other.has_statistics
     assert torch.equal(other(x), linear(x))
     assert [name for name, _ in linear.named_parameters()] == ['weight']
-    assert str(linear) == 'StandardLinear(4, 3)'
+    assert str(linear) == 'StandardLinear(4, 3, bias=False)'
 
 
 def test_bad_input() -> None:
@@ -56,3 +80,5 @@ def test_bad_input() -> None:
         StandardLinear(4, 3)(torch.randn(2, 5))
     with pytest.raises(ValueError, match="'in_channels' must be at least 1"):
         StandardLinear(0, 3)
+    with pytest.raises(TypeError, match="'bias' must be"):
+        StandardLinear(4, 3, 1)

@@ -23,6 +23,7 @@ from torch_promptmm.train import (
     fit,
     train,
 )
+from torch_promptmm.train.fit import plan_of
 
 TRAIN, VAL, TEST = SyntheticMultimodal.blocks(
     num_blocks=2, users_per_block=6, items_per_block=6,
@@ -139,6 +140,25 @@ def test_defaults_of_the_model() -> None:
     fit(c, TRAIN, l2=0.0, **RUN)  # What is given comes first.
     assert not same(state(a), state(c))
     assert b.defaults == BiasedMF.defaults  # Nothing was taken out.
+
+
+def test_defaults_of_the_model_for_a_loss() -> None:
+    class Either(MF):
+        defaults = {'ranking_loss': 'softmax', 'batch_size': 16}
+        loss_defaults = {'bpr': {'l2': 0.25, 'lr': 0.03, 'batch_size': 8}}
+
+    for given, want in (
+        ({}, {'ranking_loss': 'softmax', 'batch_size': 16}),
+        ({'ranking_loss': 'bpr'}, {'ranking_loss': 'bpr', 'l2': 0.25,
+                                   'lr': 0.03, 'batch_size': 8}),
+        ({'ranking_loss': 'bpr', 'l2': 0.5}, {
+            'ranking_loss': 'bpr', 'l2': 0.5, 'lr': 0.03, 'batch_size': 8}),
+    ):
+        model = Either.from_data(TRAIN, D, seed=0)
+        plan = plan_of(model, given)
+        wanted = plan_of(MF.from_data(TRAIN, D, seed=0), want)
+        assert plan._replace(objective=None) == wanted._replace(objective=None)
+        assert str(plan.objective) == str(wanted.objective)
 
 
 @pytest.mark.parametrize('name', ['foo', 'positives', 'setting', 'validate',

@@ -83,6 +83,9 @@ class RankingModel(torch.nn.Module):
     needs_features = False
     #: What :func:`torch_promptmm.train.fit` takes where nothing is given.
     defaults: Mapping[str, Any] = {}
+    #: What goes with one ranking loss alone, by its name: other options suit
+    #: the loss of a model's paper than suit the one that it has by default.
+    loss_defaults: Mapping[str, Mapping[str, Any]] = {}
     #: Whether :func:`torch_promptmm.train.fit` has trained it: a distiller
     #: then takes it as it is.
     trained = False
@@ -141,6 +144,19 @@ class RankingModel(torch.nn.Module):
             *sizes, hidden_channels, **kwargs)
         model.give_features(view)
         return model
+
+    @classmethod
+    def defaults_of(cls, ranking_loss: str | None = None) -> dict[str, Any]:
+        r"""Returns what :func:`torch_promptmm.train.fit` takes where nothing
+        is given.
+
+        Args:
+            ranking_loss (str, optional): The ranking loss, if it is given.
+                (default: that of :obj:`defaults`)
+        """
+        if ranking_loss is None:
+            ranking_loss = cls.defaults.get('ranking_loss', 'softmax')
+        return {**cls.defaults, **cls.loss_defaults.get(ranking_loss, {})}
 
     @property
     def width(self) -> int:

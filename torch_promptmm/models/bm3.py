@@ -47,6 +47,9 @@ class BM3(RankingModel):
     :math:`(|\mathcal{U}| + |\mathcal{I}|) d + \sum_m (d_m + 1) d + d^2 + d`
     parameters.
 
+    It is trained by the softmax where no ranking loss is given, which
+    validates better on TikTok; the paper's is :obj:`ranking_loss="own"`.
+
     Differs from the published code in:
 
     - the L2 term is that of the paper: the squares of a batch's
@@ -77,7 +80,8 @@ class BM3(RankingModel):
           :math:`(|\mathcal{I}|, d)`
     """
     needs_features = True
-    defaults = {'ranking_loss': 'own', 'l2': 0.1, 'lr': 1e-3}
+    defaults = {'ranking_loss': 'softmax'}
+    loss_defaults = {'own': {'l2': 1e-3, 'lr': 5e-3}}
 
     def __init__(
         self,

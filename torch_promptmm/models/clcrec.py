@@ -51,7 +51,8 @@ class CLCRec(RankingModel):
     where :math:`\mathbf{g}_k` is :math:`\mathbf{f}_k` with probability
     :math:`\rho`, else :math:`\mathbf{q}_k`, drawn anew in each step. The
     first one is the model's own loss (:obj:`ranking_loss="own"`); a softmax
-    or BPR in its place ranks :math:`\mathbf{g}` as well.
+    or BPR in its place ranks :math:`\mathbf{g}` as well. Where no ranking loss
+    is given it is the softmax of cosines, which validates better on TikTok.
 
     It has :math:`(|\mathcal{U}| + |\mathcal{I}|) d + c \sum_m d_m + c + cd +
     d` parameters, with :math:`c` encoder channels.
@@ -100,8 +101,8 @@ class CLCRec(RankingModel):
           embeddings :math:`(|\mathcal{I}|, d)`
     """
     needs_features = True
-    defaults = {'ranking_loss': 'own', 'warm_negatives': True, 'l2': 0.0,
-                'lr': 1e-3, 'batch_size': 256}
+    defaults = {'ranking_loss': 'softmax', 'warm_negatives': True}
+    loss_defaults = {'own': {'l2': 0.0, 'lr': 1e-3, 'batch_size': 256}}
     warm: Tensor
 
     def __init__(

@@ -13,7 +13,7 @@ from torch_promptmm.models.base import ModelOutput, RankingModel, take
 from torch_promptmm.nn.functional import masked_rows, modality_key
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
-from torch_promptmm.nn.reduction import PromptedReduction
+from torch_promptmm.nn.standard_linear import StandardLinear
 
 
 class ContentGraphModel(RankingModel):
@@ -66,8 +66,7 @@ class ContentGraphModel(RankingModel):
             for name, width in in_channels.items()
         }) for make in (
             lambda width: torch.nn.Embedding(num_users, content_channels),
-            lambda width: PromptedReduction(width, content_channels,
-                                            prompt_channels=1)))
+            lambda width: StandardLinear(width, content_channels, bias=True)))
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module; statistics of the
@@ -87,7 +86,7 @@ class ContentGraphModel(RankingModel):
             'standardize': self.standardize,
         }
 
-    def reduction(self, name: str) -> PromptedReduction:
+    def reduction(self, name: str) -> StandardLinear:
         r"""The linear map of a modality."""
         return self.reductions[modality_key(name)]  # type: ignore
 
@@ -126,16 +125,15 @@ class ContentGraphModel(RankingModel):
         features, masks = self.select_features(view)
         if not self.item_features.holds(features, masks):
             # A trained model keeps the statistics that it was trained with.
-            self.set_features(features, masks, fit=any(
-                int(self.reduction(name).num_items) == 0
+            self.set_features(features, masks, fit=not all(
+                self.reduction(name).has_statistics
                 for name in self.modalities))
 
     def content(self, name: str, negative_slope: float = 1.0) -> Tensor:
         r"""Returns :math:`\mathbf{Z}_m` :math:`(|\mathcal{I}|, d_c)`, after
         a leaky ReLU."""
         x, mask = self.item_features.rows(name)
-        reduction = self.reduction(name)
-        out = reduction.finish(reduction.reduce(x, mask))
+        out = self.reduction(name)(x, mask)
         if negative_slope != 1.0:
             out = torch.nn.functional.leaky_relu(out, negative_slope)
         return masked_rows(out, mask)

@@ -41,6 +41,9 @@ class FREEDOM(ItemGraphModel):
     A training step reads the features of the batch's items alone. A loaded
     model is evaluated without any.
 
+    It is trained by the softmax where no ranking loss is given, which
+    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+
     Differs from the `published code <https://github.com/enoche/FREEDOM>`_ in:
 
     - any number of modalities, with equal weights if none are given; there,
@@ -78,8 +81,8 @@ class FREEDOM(ItemGraphModel):
           embeddings :math:`(|\mathcal{I}|, d)`; in a training step also,
           for each modality, :math:`\mathbf{U}` and :math:`\mathbf{H}_m`
     """
-    defaults = {'ranking_loss': 'bpr', 'l2': 0.0, 'lr': 1e-3,
-                'modality_weight': 1e-3}
+    defaults = {'ranking_loss': 'softmax', 'modality_weight': 1e-3}
+    loss_defaults = {'bpr': {'l2': 0.0, 'lr': 1e-3}}
 
     def __init__(
         self,

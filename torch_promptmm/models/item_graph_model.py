@@ -16,7 +16,7 @@ from torch_promptmm.nn.functional import modality_key
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.item_graph import item_knn_graph
-from torch_promptmm.nn.reduction import PromptedReduction
+from torch_promptmm.nn.standard_linear import StandardLinear
 
 
 class ItemGraphModel(RankingModel):
@@ -67,7 +67,7 @@ class ItemGraphModel(RankingModel):
                                  num_layers)
         self.reductions = torch.nn.ModuleDict({
             modality_key(name):
-            PromptedReduction(width, hidden_channels, prompt_channels=1)
+            StandardLinear(width, hidden_channels, bias=True)
             for name, width in in_channels.items()
         })
 
@@ -94,7 +94,7 @@ class ItemGraphModel(RankingModel):
         for name in self.modalities:
             self.reduction(name).reset_parameters()
 
-    def reduction(self, name: str) -> PromptedReduction:
+    def reduction(self, name: str) -> StandardLinear:
         r"""The linear map of a modality."""
         return self.reductions[modality_key(name)]  # type: ignore
 
@@ -105,7 +105,7 @@ class ItemGraphModel(RankingModel):
         if item_id is not None:
             item_id, back = item_id.unique(return_inverse=True)
         x, mask = self.item_features.rows(name, item_id)
-        out = self.reduction(name)(x, mask=mask)
+        out = self.reduction(name)(x, mask)
         return out if back is None else out.index_select(0, back)
 
     def _as_graph(self, graph: Adj | UserItemGraph) -> UserItemGraph:
@@ -127,7 +127,7 @@ class ItemGraphModel(RankingModel):
     @property
     def has_statistics(self) -> bool:
         r"""Whether the model has seen features."""
-        return all(bool(self.reduction(name).num_items > 0)
+        return all(self.reduction(name).has_statistics
                    for name in self.modalities)
 
     def require_graphs(self) -> None:

@@ -50,6 +50,9 @@ class LATTICE(ItemGraphModel):
     has :math:`(|\mathcal{U}| + |\mathcal{I}|) d + \sum_m (d_m + 1) d + M`
     parameters.
 
+    It is trained by the softmax where no ranking loss is given, which
+    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+
     Differs from the `published code
     <https://github.com/CRIPAC-DIG/LATTICE>`_ in:
 
@@ -98,7 +101,8 @@ class LATTICE(ItemGraphModel):
         - **output:** user embeddings :math:`(|\mathcal{U}|, d)` and item
           embeddings :math:`(|\mathcal{I}|, d)`
     """
-    defaults = {'ranking_loss': 'bpr', 'l2': 1e-5, 'lr': 5e-4}
+    defaults = {'ranking_loss': 'softmax'}
+    loss_defaults = {'bpr': {'l2': 1e-5, 'lr': 5e-4}}
     feature_index: Tensor
     feature_value: Tensor
     learnt_index: Tensor

@@ -86,6 +86,9 @@ class MMGCN(ContentGraphModel):
     (4 d^2 + 2 d) ]` parameters with :obj:`combine="concat"`, of which
     :math:`M L d^2` are not there with :obj:`"add"`.
 
+    It is trained by the softmax where no ranking loss is given, which
+    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+
     Differs from the published code in:
 
     - The tables of users, and the IDs, are trained. In the code they are
@@ -130,8 +133,8 @@ class MMGCN(ContentGraphModel):
           d)`, items :math:`(|\mathcal{I}|, d)`, or :math:`M d` wide, and
           those of each modality
     """
-    defaults = {'ranking_loss': 'bpr', 'lr': 1e-3, 'l2': 1e-3,
-                'batch_size': 1024}
+    defaults = {'ranking_loss': 'softmax'}
+    loss_defaults = {'bpr': {'lr': 1e-3, 'l2': 1e-3, 'batch_size': 1024}}
 
     def __init__(
         self,

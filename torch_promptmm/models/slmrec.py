@@ -44,8 +44,10 @@ class SLMRec(RankingModel):
     with unit rows :math:`\hat{\mathbf{x}}_m` of standardised features, and
     the same of items by :math:`\mathbf{W}_I`. The model's own loss
     (:obj:`ranking_loss="own"`) is
-    :class:`~torch_promptmm.loss.InfoNCE` of a batch's users and items, whose
-    scores are cosines. A self-supervised task is added:
+    :class:`~torch_promptmm.loss.InfoNCE` of the cosines of a batch's users
+    and items. What it ranks by then is their dot product, as in the code:
+    negatives of a batch are as frequent as they are popular, so that cosines
+    forget who is popular, and norms do not. A self-supervised task is added:
 
     - :obj:`"fac"`, fine and coarse: :math:`\mathbf{z}_m = g_m(
       \mathbf{z}_{m-1})` from :math:`\mathbf{z}_0 = \mathbf{i}_0` on is to
@@ -61,10 +63,11 @@ class SLMRec(RankingModel):
     ((M + 1) d^2 + d)` parameters and, with :obj:`"fac"`, :math:`(2M - 2)(d^2
     + d) + 2 (d \lfloor d / 2 \rfloor + \lfloor d / 2 \rfloor)` more.
 
+    It is trained by the softmax where no ranking loss is given, which
+    validates better on TikTok; the paper's is :obj:`ranking_loss="own"`.
+
     Differs from the published code in:
 
-    - it ranks by the cosine that it is trained with; there, by the dot
-      product: :obj:`fit(..., score="dot")`;
     - users and items that are in a batch twice are no negatives of
       themselves (:obj:`mask_duplicates=False`: they are);
     - it ranks with the weights as they are, not with rows from before the
@@ -104,8 +107,8 @@ class SLMRec(RankingModel):
           embeddings :math:`(|\mathcal{I}|, d)`, and those of each modality
     """
     needs_features = True
-    own_score = 'cosine'
-    defaults = {'ranking_loss': 'own', 'l2': 1e-3, 'lr': 5e-3}
+    defaults = {'ranking_loss': 'softmax'}
+    loss_defaults = {'own': {'l2': 1e-3, 'lr': 5e-3}}
 
     def __init__(
         self,

@@ -49,6 +49,9 @@ class SMORE(SideViewModel):
     |\mathcal{I}|) d + \sum_m (d_m + 1) d + 2 (M + 1) (d^2 + d) + M (2 d^2 +
     d) + 2 (M + 1) (\lfloor d / 2 \rfloor + 1)` parameters.
 
+    It is trained by the softmax where no ranking loss is given, which
+    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+
     Differs from the `published code <https://github.com/kennethorq/SMORE>`_
     in:
 
@@ -88,7 +91,8 @@ class SMORE(SideViewModel):
           embeddings :math:`(|\mathcal{I}|, d)` and, for each modality,
           :math:`\mathbf{E}_m^u` and :math:`\mathbf{E}_m^i`
     """
-    defaults = {'ranking_loss': 'bpr', 'l2': 1e-4, 'lr': 1e-3}
+    defaults = {'ranking_loss': 'softmax'}
+    loss_defaults = {'bpr': {'l2': 1e-4, 'lr': 1e-3}}
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from torch_promptmm.models.base import (
     global_ids,
     take,
 )
-from torch_promptmm.nn.functional import modality_key
+from torch_promptmm.nn.functional import masked_rows, modality_key
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.standard_linear import StandardLinear
@@ -27,20 +27,26 @@ class VBPR(RankingModel):
     of modalities,
 
     .. math::
-        s(u, i) = \gamma_u^{\top} \gamma_i + \beta_i + \sum_{m \in
-        \mathcal{M}} \left( \theta_u^{\top} \mathbf{E}_m^{\top}
-        \hat{\mathbf{x}}^m_i + \beta_m^{\top} \hat{\mathbf{x}}^m_i \right),
+        s(u, i) = \gamma_u^{\top} \gamma_i + \sum_{m \in \mathcal{M}}
+        \theta_u^{\top} \mathbf{E}_m^{\top} \hat{\mathbf{x}}^m_i + \Big(
+        \beta_i + \sum_{m \in \mathcal{M}} \beta_m^{\top}
+        \hat{\mathbf{x}}^m_i \Big),
 
     with standardised features :math:`\hat{\mathbf{X}}_m`, divided by
     :math:`\sqrt{d_m}` so that wide ones do not outrun :math:`\gamma` and
-    :math:`\theta`. Biases are one more column: users are :math:`[\gamma_u \,
-    \| \, \theta_u \, \| \, 1]`, items :math:`[\gamma_i \, \| \, \sum_m
-    \mathbf{E}_m^{\top} \hat{\mathbf{x}}^m_i \, \| \, \beta_i + \sum_m
-    \beta_m^{\top} \hat{\mathbf{x}}^m_i]`, and scores dot products. It has
-    :math:`|\mathcal{U}| (d + d_v) + |\mathcal{I}| (d + 1) + \sum_m d_m (d_v
-    + 1)` parameters. The L2 term falls on :math:`\gamma`, :math:`\theta` and
-    :math:`\beta_i`, not on :math:`\mathbf{E}_m`, :math:`\beta_m` and the
-    column of ones.
+    :math:`\theta`. The biases, in brackets, are the paper's, and optional:
+    users are :math:`[\gamma_u \, \| \, \theta_u]`, items :math:`[\gamma_i \,
+    \| \, \sum_m \mathbf{E}_m^{\top} \hat{\mathbf{x}}^m_i]`, and with biases
+    one column wider, of ones and of the sum in brackets. It has
+    :math:`|\mathcal{U}| (d + d_v) + |\mathcal{I}| d + \sum_m d_m d_v`
+    parameters, and :math:`|\mathcal{I}| + \sum_m d_m` more with biases. The
+    L2 term falls on :math:`\gamma`, :math:`\theta` and :math:`\beta_i`, not
+    on :math:`\mathbf{E}_m`, :math:`\beta_m` and the column of ones.
+
+    It is trained by the softmax of cosines where no ranking loss is given,
+    which validates better on TikTok, and has no biases unless they are asked
+    for, since these make a cosine meaningless. The paper's form is
+    :obj:`bias=True` and :obj:`ranking_loss="bpr"`.
 
     A training step reads the features of the batch's items alone, each once.
 
@@ -49,8 +55,8 @@ class VBPR(RankingModel):
     - features are standardised and scaled; there they are raw (`MMRec
       <https://github.com/enoche/MMRec>`_), or divided by the largest value;
       :obj:`standardize=False` takes them as they are;
-    - biases of items and of features are there, as in the paper; MMRec has
-      neither, but a bias of the linear map, which cancels;
+    - with :obj:`bias=True`, biases of items and of features are there, as in
+      the paper; MMRec has neither;
     - the difference of the features' biases is one number a row; in `cornac
       <https://github.com/PreferredAI/cornac>`_ it is added to every row of a
       batch;
@@ -72,21 +78,24 @@ class VBPR(RankingModel):
             and after; with :obj:`"all"` they keep :math:`\gamma_i` and
             :math:`\beta_i`, which only being a negative has moved.
             (default: :obj:`"all"`)
+        bias (bool, optional): If :obj:`True`, items and features have biases.
+            Scores are dot products then: a cosine would be meaningless.
+            (default: :obj:`False`)
         standardize (bool, optional): If :obj:`False`, features are taken as
             they are. (default: :obj:`True`)
 
     Shapes:
         - **input:** a user-item graph, which only says which items are cold
           and whose rows are returned
-        - **output:** user embeddings :math:`(|\mathcal{U}|, d + d_v + 1)`,
-          item embeddings :math:`(|\mathcal{I}|, d + d_v + 1)`, and those of
-          each modality, :math:`\theta_u` and :math:`\mathbf{E}_m^{\top}
+        - **output:** user embeddings :math:`(|\mathcal{U}|, w)`, item
+          embeddings :math:`(|\mathcal{I}|, w)` with :math:`w = d + d_v`, or
+          :math:`d + d_v + 1` with biases, and those of each modality,
+          :math:`\theta_u` and :math:`\mathbf{E}_m^{\top}
           \hat{\mathbf{x}}^m_i`, of width :math:`d_v`
     """
     item_features: ItemFeatures
     needs_features = True
-    score = 'dot'
-    defaults = {'ranking_loss': 'bpr'}
+    defaults = {'ranking_loss': 'softmax'}
 
     def __init__(
         self,
@@ -96,6 +105,7 @@ class VBPR(RankingModel):
         hidden_channels: int = 64,
         content_channels: int | None = None,
         cold: str = 'all',
+        bias: bool = False,
         standardize: bool = True,
     ) -> None:
         super().__init__(check_int('num_users', num_users, 1),
@@ -111,10 +121,13 @@ class VBPR(RankingModel):
         self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
         self.user_content = torch.nn.Embedding(num_users, content_channels)
         self.item_embedding = torch.nn.Embedding(num_items, hidden_channels)
-        self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
-        # The last column is the bias of the features.
+        self.item_bias = None
+        if check_bool('bias', bias):
+            self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
+            self.score = 'dot'
+        # With biases, the last column is that of the features.
         self.maps = torch.nn.ModuleDict({
-            modality_key(name): StandardLinear(width, content_channels + 1)
+            modality_key(name): StandardLinear(width, content_channels + bias)
             for name, width in in_channels.items()
         })
         self.reset_parameters()
@@ -125,15 +138,22 @@ class VBPR(RankingModel):
         for table in (self.user_embedding, self.user_content,
                       self.item_embedding):
             torch.nn.init.normal_(table.weight, std=0.1)
+        for name in self.modalities:
+            self._map(name).reset_parameters()
+        if self.item_bias is None:
+            return
         torch.nn.init.zeros_(self.item_bias)
         for name in self.modalities:
-            linear = self._map(name)
-            linear.reset_parameters()
-            torch.nn.init.zeros_(linear.weight.detach()[:, -1])
+            torch.nn.init.zeros_(self._map(name).weight.detach()[:, -1])
 
     @property
     def width(self) -> int:
-        return self.hidden_channels + self.content_channels + 1
+        return (self.hidden_channels + self.content_channels +
+                (self.item_bias is not None))
+
+    @property
+    def needed_score(self) -> str | None:
+        return None if self.item_bias is None else 'dot'
 
     def config(self) -> dict[str, Any]:
         return {
@@ -143,6 +163,7 @@ class VBPR(RankingModel):
             'hidden_channels': self.hidden_channels,
             'content_channels': self.content_channels,
             'cold': self.cold,
+            'bias': self.item_bias is not None,
             'standardize': self.standardize,
         }
 
@@ -196,24 +217,25 @@ class VBPR(RankingModel):
         user_id, item_id = global_ids(graph, user_id, item_id)
         user = take(self.user_embedding.weight, user_id)
         theta = take(self.user_content.weight, user_id)
-        item = take(self.item_embedding.weight, item_id)
-        bias = take(self.item_bias, item_id)
+        free = take(self.item_embedding.weight, item_id)
+        if self.item_bias is not None:
+            free = torch.cat([free, take(self.item_bias, item_id)], dim=1)
         if self.cold == 'content':
             graph = as_graph(graph, self.num_users, self.num_items,
-                             item.device, item.dtype)
-            warm = take(graph.item_user.crow.diff() > 0, item_id).view(-1, 1)
-            item, bias = item * warm, bias * warm
-
+                             free.device, free.dtype)
+            free = masked_rows(free, take(graph.item_user.crow.diff() > 0,
+                                          item_id))
         content = self._content(item_id)
         total = torch.stack(list(content.values())).sum(dim=0)
-        split = self.content_channels
+        d, split = self.hidden_channels, self.content_channels
+        ones = user.new_ones(user.size(0), free.size(1) - d)
+        ego = torch.cat([user, theta], dim=1), free
         return ModelOutput(
-            torch.cat([user, theta, user.new_ones(user.size(0), 1)], dim=1),
-            torch.cat([item, total[:, :split], bias + total[:, split:]],
-                      dim=1),
+            torch.cat([ego[0], ones], dim=1),
+            torch.cat([free[:, :d], total[:, :split],
+                       free[:, d:] + total[:, split:]], dim=1),
             {name: (theta, x[:, :split]) for name, x in content.items()},
-            ego=(torch.cat([user, theta], dim=1),
-                 torch.cat([item, bias], dim=1)))
+            ego=ego)
 
     def _content(self, item_id: Tensor | None) -> dict[str, Tensor]:
         r"""Returns what features say of items, and their bias."""
@@ -234,4 +256,4 @@ class VBPR(RankingModel):
                 f'{self.item_features.in_channels}, '
                 f'hidden_channels={self.hidden_channels}, '
                 f'content_channels={self.content_channels}, '
-                f'cold={self.cold!r})')
+                f'cold={self.cold!r}, bias={self.item_bias is not None})')

@@ -7,7 +7,7 @@ from torch_promptmm.checks import check_bool, check_int
 from torch_promptmm.nn.feature_matmul import row_slices
 from torch_promptmm.nn.functional import masked_rows, modality_key
 from torch_promptmm.nn.item_features import ItemFeatures
-from torch_promptmm.nn.reduction import PromptedReduction
+from torch_promptmm.nn.standard_linear import StandardLinear
 
 
 class FeatureMaps(torch.nn.Module):
@@ -45,23 +45,18 @@ class FeatureMaps(torch.nn.Module):
         self.bias = check_bool('bias', bias)
         self.reductions = torch.nn.ModuleDict()
         for name, width in features.in_channels.items():
-            reduction = PromptedReduction(width, out_channels,
-                                          prompt_channels=1)
-            if not bias:
-                reduction.bias = None  # type: ignore[assignment]
-            self.reductions[modality_key(name)] = reduction
+            self.reductions[modality_key(name)] = StandardLinear(
+                width, out_channels, bias)
         self._scale: dict[str, Tensor] = {}  # Reciprocal norms of rows.
 
-    def __getitem__(self, name: str) -> PromptedReduction:
+    def __getitem__(self, name: str) -> StandardLinear:
         return self.reductions[modality_key(name)]  # type: ignore
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module; the statistics
         stay."""
         for name in self.features.modalities:
-            torch.nn.init.xavier_uniform_(self[name].weight)
-            if self.bias:
-                torch.nn.init.zeros_(self[name].bias)
+            self[name].reset_parameters()
 
     @torch.no_grad()
     def fit(self) -> None:
@@ -71,7 +66,7 @@ class FeatureMaps(torch.nn.Module):
         for name in self.features.modalities:
             x, mask = self.features.rows(name)
             reduction = self[name]
-            if int(reduction.num_items) == 0:
+            if not reduction.has_statistics:
                 reduction.fit_statistics(x, mask,
                                          standardize=self.standardize)
             self._scale[name] = _reciprocal_norms(x, mask, reduction)
@@ -100,7 +95,7 @@ class FeatureMaps(torch.nn.Module):
 
 
 def _reciprocal_norms(x: Tensor, mask: Tensor | None,
-                      reduction: PromptedReduction) -> Tensor:
+                      reduction: StandardLinear) -> Tensor:
     mean, scale = reduction.mean, reduction.scale
     out = mean.new_empty(x.size(0))
     for rows in row_slices(x):

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_promptmm.checks import (
     check_choice,
@@ -13,13 +12,10 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
-from torch_promptmm.nn.column_statistics import column_statistics
 from torch_promptmm.nn.dense import matmul
-from torch_promptmm.nn.feature_matmul import (
-    features_matmul,
-    features_t_matmul,
-)
+from torch_promptmm.nn.feature_matmul import features_t_matmul
 from torch_promptmm.nn.functional import masked_rows
+from torch_promptmm.nn.standard_linear import StandardLinear
 
 _EPSILON = 1e-12  # Added to squared norms.
 
@@ -36,7 +32,7 @@ class PromptContext(NamedTuple):
     num_items: int
 
 
-class PromptedReduction(torch.nn.Module):
+class PromptedReduction(StandardLinear):
     r"""The feature reduction of `"PromptMM: Multi-Modal Knowledge
     Distillation for Recommendation with Prompt-Tuning"
     <https://arxiv.org/abs/2402.17188>`_ (Eq. 4), into which a soft prompt
@@ -53,9 +49,8 @@ class PromptedReduction(torch.nn.Module):
     nor an :math:`(|\mathcal{I}|, |\mathcal{I}|)` product.
 
     :math:`\hat{\mathbf{X}} = (\mathbf{X} - \mathbf{1}\mu^{\top})\mathbf{D}`
-    are the standardised features, which are never formed either. A new
-    module has :math:`\mu = \mathbf{0}` and :math:`\mathbf{D} = \mathbf{1}`
-    and so takes the features as they are; :meth:`fit_statistics` sets both.
+    are the standardised features of a
+    :class:`~torch_promptmm.nn.StandardLinear`, which are never formed either.
 
     Args:
         in_channels (int): The width :math:`d_m` of the features.
@@ -77,10 +72,8 @@ class PromptedReduction(torch.nn.Module):
           :obj:`None`
         - **output:** reduced features :math:`(n, d)`
     """
-    mean: Tensor
-    scale: Tensor
+    bias: Tensor
     gram: Tensor
-    num_items: Tensor
 
     def __init__(
         self,
@@ -91,9 +84,7 @@ class PromptedReduction(torch.nn.Module):
         normalize: bool | str = 'size',
         prompt_channels: int | None = None,
     ) -> None:
-        super().__init__()
-        self.in_channels = check_int('in_channels', in_channels, 1)
-        self.out_channels = check_int('out_channels', out_channels, 1)
+        super().__init__(in_channels, out_channels, bias=True)
         if prompt_channels is None:
             prompt_channels = out_channels
         self.prompt_channels = check_int('prompt_channels', prompt_channels, 1)
@@ -101,24 +92,11 @@ class PromptedReduction(torch.nn.Module):
         self.dropout = check_float('dropout', dropout, 0.0, 1.0)
         check_choice('normalize', normalize, (False, True, 'size', 'row'))
         self.normalize = 'row' if normalize is True else normalize
-
-        self.weight = Parameter(torch.empty(in_channels, out_channels))
-        self.bias = Parameter(torch.empty(out_channels))
-        self.register_buffer('mean', torch.zeros(in_channels))
-        self.register_buffer('scale', torch.ones(in_channels))
         self.register_buffer(
             'gram', torch.zeros(self.prompt_channels + 1, in_channels))
-        self.register_buffer('num_items', torch.zeros((), dtype=torch.long))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module; the statistics
-        stay."""
-        torch.nn.init.xavier_uniform_(self.weight)
-        torch.nn.init.zeros_(self.bias)
 
     @torch.no_grad()
-    def fit_statistics(
+    def fit_statistics(  # type: ignore[override]
         self,
         x: Tensor,
         mask: Tensor | None = None,
@@ -145,13 +123,7 @@ class PromptedReduction(torch.nn.Module):
                 :math:`\mathbf{D}` stay zero and one.
                 (default: :obj:`True`)
         """
-        check_matrix('x', x, self.in_channels)
-        if standardize:
-            self.mean, self.scale = column_statistics(x, mask, self.mean)
-        else:
-            self.mean = torch.zeros_like(self.mean)
-            self.scale = torch.ones_like(self.scale)
-        self.num_items.fill_(x.size(0))
+        super().fit_statistics(x, mask, standardize)
         if basis is None:
             self.gram = torch.zeros_like(self.gram)
         else:
@@ -216,14 +188,6 @@ class PromptedReduction(torch.nn.Module):
                              f"{list(matrix.shape)})")
         return PromptContext(matrix.t() @ self.gram, int(self.num_items))
 
-    def reduce(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""Returns :math:`\mathbf{Y} = \hat{\mathbf{X}} \mathbf{W}`
-        :math:`(n, d)`, the part that touches the raw features."""
-        check_matrix('x', x, self.in_channels)
-        weight = self.scale.view(-1, 1) * self.weight
-        y = features_matmul(x, weight) - self.mean @ weight
-        return masked_rows(y, mask)
-
     def prompt_scale(self, num_items: int) -> float:
         r"""Returns :math:`\lambda_1`; with :obj:`normalize="size"` it is
         divided by the number of items in the prompt's context."""
@@ -285,7 +249,7 @@ class PromptedReduction(torch.nn.Module):
         out = out + self.bias
         return F.dropout(out, self.dropout, self.training)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         x: Tensor,
         prompt: Tensor | None = None,

@@ -53,8 +53,9 @@ def fit(
         fit(model, train_data, val_data, ranking_loss='bpr', seed=0)
         evaluate(model, test_data, k=(20, 50))
 
-    What is not given here is what the model names in its :obj:`defaults`,
-    else what suits the ranking loss.
+    What is not given here is what the model names in its :obj:`defaults`, or
+    in its :obj:`loss_defaults` for this ranking loss, else what suits the
+    ranking loss.
 
     Args:
         model (torch.nn.Module): Any model: a
@@ -170,10 +171,10 @@ class Plan(NamedTuple):
 
 def plan_of(model: RankingModel, given: Mapping[str, Any]) -> Plan:
     r"""Returns how :func:`fit` trains a model: with what is given, else
-    what the model names in its :obj:`defaults`, else what suits the ranking
-    loss."""
-    options = {'modality_weight': 0.0, 'user_weight': 0.0, **model.defaults,
-               **given}
+    what the model names in its :obj:`defaults`, for this ranking loss, else
+    what suits the ranking loss."""
+    options = {'modality_weight': 0.0, 'user_weight': 0.0,
+               **model.defaults_of(given.get('ranking_loss')), **given}
     objective = _objective(model, options)
     return Plan(objective, options.pop('l2', objective.default_l2),
                 options.pop('modality_weight'), options.pop('user_weight'), {
