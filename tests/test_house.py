@@ -184,14 +184,14 @@ import sys
 
 # An import of these fails, and a look for them finds nothing.
 sys.modules.update(dict.fromkeys({optional!r}))
-import {package}
+import {package}.distiller, {package}.datasets
 """
 
 BROUGHT_IN = """
 import sys
 import sklearn.decomposition, torch_geometric.nn, torchmetrics  # the core
 before = {{name.partition('.')[0] for name in sys.modules}}
-import {package}
+import {package}.distiller, {package}.datasets
 after = {{name.partition('.')[0] for name in sys.modules}}
 print(*sorted((after - before) & {optional!r}))
 """
@@ -209,6 +209,52 @@ def run_python(program: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+WITHOUT_PYG = """
+import sys, time
+
+# An import of these fails.
+heavy = ['torch_geometric', 'sklearn', 'pandas', 'torchmetrics', 'scipy']
+sys.modules.update(dict.fromkeys(heavy))
+import torch
+before, start = set(sys.modules), time.process_time()
+import {package}.serve
+from {package}.ids import IdMap
+seconds = time.process_time() - start
+assert not any(name.partition('.')[0] in heavy
+               for name in set(sys.modules) - before)
+rec = {package}.serve.Recommender(torch.eye(2), torch.eye(2), ids=dict(
+    user=IdMap(['a', 'b']), item=IdMap(['x', 'y'])))
+assert rec.recommend(['b'], 1, raw=True)[0] == [['y']]
+print(seconds)
+"""
+
+
+def test_serving_imports_no_pyg() -> None:
+    # Two tenths of a second of the two that are allowed.
+    assert float(run_python(WITHOUT_PYG)) < 2.0
+
+
+@pytest.mark.parametrize('room', ['', 'nn', 'serve'])
+def test_what_is_imported_late_is_what_mypy_sees(room: str) -> None:
+    path = ROOT / PACKAGE / room / '__init__.py'
+    tree = ast.parse(path.read_text('utf-8'))
+    block = next(x for x in tree.body if isinstance(x, ast.If))
+    seen = {alias.name: node.module for node in block.body
+            for alias in node.names}
+    module = importlib.import_module(f'{PACKAGE}.{room}'.rstrip('.'))
+    assert module._FILES == seen
+    for name in [*module.__all__, *seen]:
+        assert getattr(module, name).__module__.startswith(PACKAGE)
+        assert name in dir(module)
+
+
+def test_rooms_are_attributes() -> None:
+    assert run_python('import {package} as x; print(*(getattr(x, y).__name__ '
+                      'for y in x._ROOMS))').split() == [
+        f'{PACKAGE}.{room}' for room in importlib.import_module(
+            PACKAGE)._ROOMS]
 
 
 def test_imports_where_no_optional_package_is_installed() -> None:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from torch_promptmm.checks import check_mask
 from torch_promptmm.data.extras import pa, parquet, pc
-from torch_promptmm.data.ids import list_ids
 from torch_promptmm.data.modalities import MASK_SUFFIX, check_feature
 from torch_promptmm.data.npy import load_npy, read_array
 from torch_promptmm.data.report import Report
+from torch_promptmm.ids import list_ids
 
 TABLES = ('.parquet', '.pq')
 UNNAMED_INDEX = re.compile(r'__index_level_\d+__')  # As pandas calls it.

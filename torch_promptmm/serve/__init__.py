@@ -1,8 +1,21 @@
-r"""From embeddings to recommendations, and into files and back."""
+r"""From embeddings to recommendations, and into files and back. Importing it
+imports no PyG."""
 
+from typing import TYPE_CHECKING
+
+from torch_promptmm._moved import lazily
 from torch_promptmm.serve.recommend import recommend
 from torch_promptmm.serve.recommender import Recommender
-from torch_promptmm.serve.store import load_student, save_student
+
+if TYPE_CHECKING:
+    from torch_promptmm.serve.store import load_student, save_student
+
+# A student is a model.
+_FILES = {
+    'load_student': 'torch_promptmm.serve.store',
+    'save_student': 'torch_promptmm.serve.store',
+}
+__getattr__, __dir__ = lazily(__name__, _FILES)
 
 __all__ = classes = [
     'Recommender',

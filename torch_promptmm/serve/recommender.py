@@ -2,11 +2,10 @@ r"""What serves: embeddings, and recommendations from them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import (
     check_bool,
@@ -14,12 +13,12 @@ from torch_promptmm.checks import (
     check_int,
     check_matrix,
 )
-from torch_promptmm.data import IdMap, id_maps
-from torch_promptmm.data.contract import known_interactions
-from torch_promptmm.evaluate import embed_view, read_for
-from torch_promptmm.models import as_model
-from torch_promptmm.nn import unit_rows
+from torch_promptmm.ids import IdMap
+from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.serve.recommend import recommend
+
+if TYPE_CHECKING:  # Serving needs no PyG.
+    from torch_geometric.data import HeteroData
 
 
 class Recommender:
@@ -70,11 +69,8 @@ class Recommender:
                 (default: :obj:`("user", "interacts", "item")`, or the only
                 one)
         """
-        ranked = as_model(model)
-        view = read_for(ranked, data, edge_type)
-        user, item = embed_view(ranked, view, score)
-        return cls(user, item, known_interactions(view),
-                   id_maps(data, view.edge_type))
+        from torch_promptmm.serve.of_model import parts_of_model
+        return cls(**parts_of_model(model, data, score, edge_type))
 
     @property
     def num_users(self) -> int:

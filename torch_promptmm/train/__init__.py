@@ -21,7 +21,7 @@ _MOVED = {
     'DistillationTask': 'torch_promptmm.distill',
     'Settings': 'torch_promptmm.distill',
 }
-__getattr__ = lazily(__name__, _MOVED)
+__getattr__, __dir__ = lazily(__name__, _MOVED)
 
 __all__ = classes = [
     'fit',
