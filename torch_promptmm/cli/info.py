@@ -13,6 +13,7 @@ from torch_promptmm.cli.parser import (
 )
 from torch_promptmm.serve import Recommender
 
+USAGE = 'MODEL [--json]'
 EXAMPLES = """\
   promptmm info model
   promptmm info model --json"""

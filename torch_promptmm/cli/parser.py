@@ -46,6 +46,7 @@ def parse(name: str, command: Any, words: list[str]) -> Namespace:
     about = inspect.cleandoc(command.__doc__)
     parser = ArgumentParser(
         prog=f'promptmm {name}', formatter_class=Help, print_config=None,
+        usage=f'promptmm {name} {command.USAGE}',
         description=about, epilog=f'examples:\n{command.EXAMPLES}')
     parser.add_argument('--config', action='config',
                         help='A YAML file with any of these options.')

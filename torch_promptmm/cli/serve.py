@@ -19,6 +19,7 @@ from torch_promptmm.cli.parser import ArgumentParser, Namespace, add_model
 from torch_promptmm.serve.app import create_app
 from torch_promptmm.serve.live import LiveModel
 
+USAGE = 'MODEL [options]'
 EXAMPLES = """\
   promptmm serve model
   promptmm serve model --port 8080 --workers 2

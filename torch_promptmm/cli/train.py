@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import time
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 from torch_promptmm import PromptMMDistiller
 from torch_promptmm.cli.parser import (
@@ -38,6 +38,7 @@ from torch_promptmm.distill.settings import PRESETS
 from torch_promptmm.serve import Recommender
 from torch_promptmm.train import train
 
+USAGE = 'TABLE --features DIR --out DIR [options]'
 EXAMPLES = """\
   promptmm train orders.csv --features features --out model
   promptmm train orders.csv --features features --user customer --item sku \\
@@ -61,7 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_out(parser, 'The directory of the saved model.', required=True)
     add('--core', type=int, default=1, help='Leave out users and items with '
         'fewer interactions, until none is left.')
-    add('--split', type=str, choices=SPLITS, help='What is held out: a random '
+    add('--split', type=Literal[SPLITS], help='What is held out: a random '
         'share of each user, the last two of each user, or the latest share '
         'of all. (default: last if there is a --time, else random)')
     add('--val', type=float, default=0.1, help='The share to choose the '
@@ -72,10 +73,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add('--hidden_channels', type=int, default=64,
         help='The width of the embeddings.')
     add('--num_layers', type=int, default=2, help='Propagation steps.')
-    add('--student', type=str, choices=('light_gcn', 'gcn', 'mlp'),
+    add('--student', type=Literal['light_gcn', 'gcn', 'mlp'],
         default='light_gcn', help='What is distilled into.')
     add('--device', type=str, default='cpu', help='Where to train.')
-    add('--setting', type=str, choices=tuple(PRESETS), default='default',
+    add('--setting', type=Literal[tuple(PRESETS)], default='default',
         help='The preset of the settings below.')
     add('--print_config', action='store_true',
         help='Print these options as YAML, for --config, and end.')
