@@ -1,4 +1,4 @@
-r"""Files that are whole or not there."""
+r"""Files that are whole or not there, and one process at a time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import platform
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
 
 
 @contextmanager
@@ -61,3 +68,23 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    r"""Waits until no other process is in such a block with the same folder,
+    which is made if it is not there. The lock of a process that is killed
+    goes with it. Yields :obj:`False` where the system has no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        locked = False
+        with suppress(OSError):  # Some network drives have none either.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            locked = True
+        yield locked
+    finally:
+        os.close(handle)

@@ -36,10 +36,11 @@ class IdMap:
             of 64 bits.
     """
     def __init__(self, ids: Iterable[Any]) -> None:
-        self._array = _to_array(list_ids(ids))
+        values = list_ids(ids)
+        self._array = _to_array(values)
         self._rows: dict[Any, int] | None = None
-        last = self._lookup()
-        if len(last) < len(self):
+        if len(set(values)) < len(values):
+            last = self._lookup()
             twice = next(x for i, x in enumerate(self) if last[x] != i)
             raise ValueError(f"'ids' has {twice!r} more than once; each row "
                              f"must have an id of its own")
@@ -182,7 +183,11 @@ def list_ids(values: Any) -> list[Any]:
         values = [values]
     if not isinstance(values, Iterable):
         raise TypeError(f'Ids must be a list (got {type(values).__name__})')
-    return [x.item() if isinstance(x, np.generic) else x for x in values]
+    values = list(values)
+    # The types first: a million ids have few.
+    if any(issubclass(x, np.generic) for x in set(map(type, values))):
+        return [x.item() if isinstance(x, np.generic) else x for x in values]
+    return values
 
 
 def _to_array(values: list[Any]) -> np.ndarray:

@@ -12,13 +12,13 @@ from splits import make_splits, same_splits
 
 from torch_promptmm.data.npy import save_npy
 from torch_promptmm.datasets import AmazonReviews
-from torch_promptmm.datasets._lock import alone
 from torch_promptmm.datasets.processed import (
     partial_folder,
     read_splits,
     reserve,
     write_splits,
 )
+from torch_promptmm.files import alone
 
 
 def names(folder: Path) -> list:

@@ -23,7 +23,6 @@ from torch_promptmm.data.report import Report, report_of, shorten
 from torch_promptmm.data.subgraph import subgraph
 from torch_promptmm.data.text import TfidfSVD, check_encoded
 from torch_promptmm.data.transforms import InteractionSplit, RandomUserSplit
-from torch_promptmm.datasets._lock import alone
 from torch_promptmm.datasets.amazon_raw import (
     IMAGE_CHANNELS,
     read_images,
@@ -40,6 +39,7 @@ from torch_promptmm.datasets.processed import (
     write_splits,
 )
 from torch_promptmm.datasets.table3 import TABLE3, beside_table3
+from torch_promptmm.files import alone
 
 MODALITIES = ('visual', 'textual')
 SUBSETS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from torch_promptmm.datasets._lock import alone
+from torch_promptmm.files import alone
 
 BLOCK = 1 << 20
 SCHEMES = ('http', 'https', 'file')

@@ -33,7 +33,7 @@ Splits = tuple[HeteroData, HeteroData, HeteroData]
 def partial_folder(target: Path, clean: bool) -> Iterator[Path]:
     r"""A folder to write into, which becomes :obj:`target` if all goes well
     and is gone if not. With :obj:`clean`, which is for who writes
-    :func:`~torch_promptmm.datasets._lock.alone`, it removes what killed runs
+    :func:`~torch_promptmm.files.alone`, it removes what killed runs
     left behind."""
     prefix = f'.{target.name}.partial-'
     target.parent.mkdir(parents=True, exist_ok=True)
