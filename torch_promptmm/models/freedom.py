@@ -160,7 +160,7 @@ class FREEDOM(ItemGraphModel):
         item_id = global_ids(graph, None, item_id)[1]
         return ModelOutput(
             ids.user, ids.item + take(h, item_id),
-            {name: (ids.user, self.reduced(name, item_id)) for name in names},
+            {name: (ids.user, self.maps(name, item_id)) for name in names},
             ego=ids.ego)
 
 

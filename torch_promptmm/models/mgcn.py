@@ -120,7 +120,7 @@ class MGCN(SideViewModel):
             self.item_graph(modality_key(name)).set(self.knn_graph(name))
 
     def signals(self) -> dict[str, Tensor]:
-        return {modality_key(name): self.reduced(name)
+        return {modality_key(name): self.maps(name)
                 for name in self.modalities}
 
     def side(self, content: Tensor, views: dict[str, Tensor]) -> Tensor:

@@ -145,7 +145,7 @@ class SMORE(SideViewModel):
     def signals(self) -> dict[str, Tensor]:
         out, product = {}, None
         for name in self.modalities:
-            spectrum = torch.fft.rfft(self.reduced(name), norm='ortho')
+            spectrum = torch.fft.rfft(self.maps(name), norm='ortho')
             product = spectrum if product is None else product * spectrum
             out[modality_key(name)] = self._filtered(modality_key(name),
                                                      spectrum)
