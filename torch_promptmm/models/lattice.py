@@ -50,8 +50,8 @@ class LATTICE(ItemGraphModel):
     has :math:`(|\mathcal{U}| + |\mathcal{I}|) d + \sum_m (d_m + 1) d + M`
     parameters.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the `published code
     <https://github.com/CRIPAC-DIG/LATTICE>`_ in:

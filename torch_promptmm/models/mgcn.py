@@ -43,8 +43,8 @@ class MGCN(SideViewModel):
     The gate multiplies an embedding that an item without an interaction has
     never learnt: on cold items the model is weak by design.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the `published code <https://github.com/demonph10/MGCN>`_ in:
 
