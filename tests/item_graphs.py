@@ -54,6 +54,6 @@ def mask_of(name: str) -> Array:
 def reduced(model: ItemGraphModel) -> dict[str, Array]:
     x = standardised()
     return {
-        name: x[name] @ array(model.reduction(name).weight) +
-        array(model.reduction(name).bias) for name in WIDTHS
+        name: x[name] @ array(model.maps[name].weight) +
+        array(model.maps[name].bias) for name in WIDTHS
     }

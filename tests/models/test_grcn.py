@@ -54,7 +54,7 @@ def toy(num_routing: int) -> GRCN:
                                            [1.0, 0.0]]).double()})
     with torch.no_grad():
         model.preference('x').copy_(torch.tensor([[1.0, 0.0]]).expand(3, 2))
-        model.reduction('x').weight.copy_(torch.eye(2))
+        model.maps['x'].weight.copy_(torch.eye(2))
     return model
 
 
@@ -76,7 +76,7 @@ def reference(model: GRCN, edge: np.ndarray) -> list[np.ndarray]:
 
     contents, shares = [], []
     for number, name in enumerate(model.modalities):
-        reduction, x = model.reduction(name), model.item_features.tensors[name]
+        reduction, x = model.maps[name], model.item_features.tensors[name]
         z = (of(x) - of(reduction.mean)) * of(reduction.scale)
         z = z @ of(reduction.weight) + of(reduction.bias)
         z = np.where(z > 0, z, 0.01 * z)
@@ -164,7 +164,7 @@ def test_routing_trains_through_its_shares() -> None:
     model = toy(2)
     user = model.route('x', TOY.user_item).user
     grad, = torch.autograd.grad(user.square()[:, 0].sum(),
-                                model.reduction('x').weight)
+                                model.maps['x'].weight)
     assert grad.abs().sum() > 1e-3
 
 
@@ -196,7 +196,7 @@ def test_what_nobody_touched_has_its_content_alone() -> None:
     assert (out.item[0, :D] == 0).all() and (out.item[0, D:] != 0).any()
     assert (out.user[-1, :D] == 0).all()
     x = torch.nn.functional.leaky_relu(
-        model.reduction('visual')(data['item'].visual), 0.01)
+        model.maps['visual'](data['item'].visual), 0.01)
     assert_close(out.item[0, D:2 * D], x[0] / x[0].norm())
 
 

@@ -103,7 +103,7 @@ def test_known_answer() -> None:
     model = LATTICE(2, 4, {'a': 2}, 2, k=2, feature_weight=0.0,
                     standardize=False).double()
     with torch.no_grad():  # What is learnt are the features themselves.
-        model.reduction('a').weight.copy_(torch.eye(2))
+        model.maps['a'].weight.copy_(torch.eye(2))
     model.set_features({'a': x})
     edges, value = model._item_graph()
     out = torch.zeros(4, 4, dtype=torch.double).index_put(
@@ -121,8 +121,8 @@ def test_known_answer() -> None:
 def test_gradients_of_the_graph() -> None:
     model = make(LATTICE, k=2, feature_weight=0.3)
     model.find_neighbors()
-    parameters = [model.modality_weight, model.reduction('visual').weight,
-                  model.reduction('textual').bias,
+    parameters = [model.modality_weight, model.maps['visual'].weight,
+                  model.maps['textual'].bias,
                   model.backbone.item_embedding.weight]
 
     out = torch.randn(I, 4, dtype=torch.double)
@@ -152,7 +152,7 @@ def learnt(model: LATTICE) -> list[bool]:
         model.zero_grad()
         loss = model.rows(GRAPH, BATCH.user, ITEMS).item.square().sum()
         loss.backward()
-        grad = model.reduction('visual').weight.grad
+        grad = model.maps['visual'].weight.grad
         out.append(grad is not None and bool(grad.any()))
     return out
 
@@ -172,7 +172,7 @@ def test_neighbours_change_between_epochs() -> None:
     index, value = model.learnt_index.clone(), model.value.clone()
     with torch.no_grad():
         for name in WIDTHS:
-            model.reduction(name).weight.normal_()
+            model.maps[name].weight.normal_()
     model.eval()
     assert torch.equal(model.value, value)  # Until then it stays.
     model.on_epoch_start(2, GRAPH)
@@ -187,7 +187,7 @@ def test_evaluation_takes_the_graph_of_the_last_step() -> None:
     model.on_epoch_start(1, GRAPH)
     old = model.value.clone()
     with torch.no_grad():
-        model.reduction('visual').weight.mul_(-0.5).add_(0.1)
+        model.maps['visual'].weight.mul_(-0.5).add_(0.1)
     out = model.rows(GRAPH, BATCH.user, ITEMS)
     assert not torch.equal(model.value, old) and not model.value.requires_grad
     assert torch.equal(model.eval().rows(GRAPH, BATCH.user, ITEMS).item,

@@ -73,7 +73,7 @@ def reference(model: MMGCN, edge: np.ndarray) -> list[list[np.ndarray]]:
                           of(model.item_embedding.weight)]) * (degree > 0)
     out = []
     for name in model.modalities:
-        reduction, x = model.reduction(name), model.item_features.tensors[name]
+        reduction, x = model.maps[name], model.item_features.tensors[name]
         z = (of(x) - of(reduction.mean)) * of(reduction.scale)
         z = z @ of(reduction.weight) + of(reduction.bias)
         if name in model.item_features.masks:

@@ -123,7 +123,7 @@ def test_known_answer(channels: int) -> None:
     for weight in model.filters.values():
         weight.data.copy_(torch.tensor([1.0, 0.0]).expand_as(weight))
     signals = model.signals()
-    h = [model.reduced(name) for name in WIDTHS]
+    h = [model.maps(name) for name in WIDTHS]
     for name, x in zip(WIDTHS, h, strict=True):
         torch.testing.assert_close(signals[f'modality_{name}'], x)
     want = sum(h[0][:, [i]] * h[1].roll(i, dims=1) for i in range(channels))

@@ -54,7 +54,7 @@ def known(theta: float = 2.0) -> VBPR:
         model.user_content.weight.fill_(theta)
         model.item_embedding.weight.copy_(torch.tensor([[3.0], [1.0]]))
         model.item_bias.copy_(torch.tensor([[0.1], [-0.2]]))
-        model.maps['modality_visual'].weight.copy_(
+        model.maps['visual'].weight.copy_(
             torch.tensor([[0.5, 0.01], [0.25, 0.02]]))
     return model
 
@@ -106,7 +106,7 @@ def test_equals_plain_numpy(bias: bool) -> None:
         x = (x - x[mask].mean(0)) / x[mask].std(0)
         x[~mask] = 0.0
         x /= np.sqrt(x.shape[1])
-        weight = state[f'maps.modality_{name}.weight']
+        weight = state[f'maps.linears.modality_{name}.weight']
         part = state['user_content.weight'] @ (x @ weight[:, :3]).T
         assert weight.shape[1] == 3 + bias
         score = score + part + (x @ weight[:, 3:]).sum(axis=1)
@@ -177,10 +177,10 @@ def test_statistics_are_kept() -> None:
     moved['item'].visual = TRAIN['item'].visual + 5.0
     fit(other, moved, epochs=0, progress=False)
     for name in ('mean', 'scale'):
-        assert torch.equal(getattr(other.maps['modality_visual'], name),
-                           getattr(model.maps['modality_visual'], name))
+        assert torch.equal(getattr(other.maps['visual'], name),
+                           getattr(model.maps['visual'], name))
     raw = VBPR.from_data(TRAIN, D, seed=0, standardize=False)
-    assert (raw.maps['modality_visual'].mean == 0).all()
+    assert (raw.maps['visual'].mean == 0).all()
     with pytest.raises(ValueError, match='give it the data again'):
         VBPR.from_config(model.config())(GRAPH)
 

@@ -38,18 +38,21 @@ def naive(maps: FeatureMaps, name: str, x: Tensor, mask: Tensor | None,
         array = reference.standardise(array, rows)
     elif rows is not None:
         array = array * rows[:, None]
-    out = reference.unit_rows(array) @ maps[name].weight.detach().numpy()
+    if maps.normalize:
+        array = reference.unit_rows(array)
+    out = array @ maps[name].weight.detach().numpy()
     return out + maps[name].bias.detach().numpy() if maps.bias else out
 
 
 @pytest.mark.parametrize('standardize', [True, False])
 @pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('normalize', [True, False])
 @pytest.mark.parametrize('blocks', [True, False])
-def test_equals_numpy(standardize: bool, bias: bool, blocks: bool,
-                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_numpy(standardize: bool, bias: bool, normalize: bool,
+                      blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if blocks:
         monkeypatch.setattr(feature_matmul, '_BLOCK_SIZE', 12)
-    maps, x = make(standardize=standardize, bias=bias)
+    maps, x = make(standardize=standardize, bias=bias, normalize=normalize)
     item_id = torch.tensor([8, 0, 0, 7])
     for name, mask in (('a.b', MASK), ('c', None)):
         want = naive(maps, name, x[name], mask, standardize)
@@ -67,8 +70,8 @@ def test_gradients() -> None:
     def run(weight: Tensor, bias: Tensor) -> Tensor:
         maps['a.b'].weight.data, maps['a.b'].bias.data = weight, bias
         return torch.func.functional_call(
-            maps, {'reductions.modality_a%2Eb.weight': weight,
-                   'reductions.modality_a%2Eb.bias': bias}, ('a.b', index))
+            maps, {'linears.modality_a%2Eb.weight': weight,
+                   'linears.modality_a%2Eb.bias': bias}, ('a.b', index))
 
     inputs = tuple(p.detach().clone().requires_grad_()
                    for p in maps['a.b'].parameters())
@@ -105,6 +108,30 @@ def test_statistics_are_those_of_the_first_features() -> None:
     assert_close(norm, torch.ones(9, dtype=torch.double))
 
 
+def test_statistics_may_be_taken_again_or_left() -> None:
+    maps, x = make(mask=False)
+    assert maps.has_statistics
+    maps.features.set({name: 2 * value for name, value in x.items()})
+    old = {name: maps[name].scale.clone() for name in x}
+    maps.fit(statistics=False)
+    assert all(maps[name].scale.equal(old[name]) for name in x)
+    maps.fit(statistics=True)
+    for name in x:
+        assert_close(maps[name].scale, old[name] / 2)
+    new = FeatureMaps(maps.features, 2)
+    new.fit(statistics=False)
+    assert not new.has_statistics
+
+
+def test_an_item_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, read = make()[0], []
+    rows = maps.features.rows
+    monkeypatch.setattr(maps.features, 'rows', lambda name, item_id: (
+        read.append(item_id), rows(name, item_id))[1])
+    maps('c', torch.tensor([7, 0, 7, 7]))
+    assert [x.tolist() for x in read] == [[0, 7]]
+
+
 @pytest.mark.parametrize('dtype', [torch.half, torch.double])
 def test_features_in_other_types(dtype: torch.dtype) -> None:
     maps, x = make(mask=False, double=False)
@@ -122,7 +149,8 @@ def test_copies_and_devices(device: torch.device) -> None:
     out = other('c', torch.tensor([3, 1], device=device))
     assert out.device.type == device.type
     assert_close(out.cpu(), want[[3, 1]])
-    assert str(maps).endswith('out_channels=4, standardize=True, bias=True)')
+    assert str(maps).endswith('out_channels=4, standardize=True, bias=True, '
+                              'normalize=True)')
 
 
 def test_without_features() -> None:

@@ -12,7 +12,8 @@ from torch_geometric.typing import Adj
 from torch_promptmm.checks import check_float, check_int
 from torch_promptmm.loader import Batch
 from torch_promptmm.loss.masked import masked_mean
-from torch_promptmm.models.base import ModelOutput, RankingModel, take
+from torch_promptmm.models.base import ModelOutput, take
+from torch_promptmm.models.feature_model import FeatureModel
 from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.functional import unit_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
@@ -20,7 +21,7 @@ from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
 
 
-class BM3(RankingModel):
+class BM3(FeatureModel):
     r"""The model of `"Bootstrap Latent Representations for Multi-modal
     Recommendation" <https://arxiv.org/abs/2207.05969>`_, which is trained
     without negatives: a predictor :math:`f` is to find, from the vector of a
@@ -79,7 +80,6 @@ class BM3(RankingModel):
           :math:`(|\mathcal{U}|, d)`, items and, for each modality, content
           :math:`(|\mathcal{I}|, d)`
     """
-    needs_features = True
     defaults = {'ranking_loss': 'softmax'}
     loss_defaults = {'own': {'l2': 1e-3, 'lr': 5e-3}}
 
@@ -125,11 +125,6 @@ class BM3(RankingModel):
                  'dropout', 'content_weight')
         return {**{name: getattr(self, name) for name in names},
                 'in_channels': self.maps.features.in_channels}
-
-    def set_features(self, features: Mapping[str, Tensor],
-                     masks: Mapping[str, Tensor] | None = None) -> None:
-        super().set_features(features, masks)
-        self.maps.fit()
 
     def forward(
         self,

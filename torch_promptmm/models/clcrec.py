@@ -11,7 +11,8 @@ from torch_geometric.typing import Adj
 from torch_promptmm.checks import check_bool, check_float, check_int
 from torch_promptmm.loader import Batch, BatchSpec
 from torch_promptmm.loss import SampledSoftmaxLoss
-from torch_promptmm.models.base import ModelOutput, RankingModel, take
+from torch_promptmm.models.base import ModelOutput, take
+from torch_promptmm.models.feature_model import FeatureModel
 from torch_promptmm.nn.dense import matmul
 from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.functional import unit_rows
@@ -19,7 +20,7 @@ from torch_promptmm.nn.graph import UserItemGraph
 from torch_promptmm.nn.item_features import ItemFeatures
 
 
-class CLCRec(RankingModel):
+class CLCRec(FeatureModel):
     r"""The model of `"Contrastive Learning for Cold-Start Recommendation"
     <https://arxiv.org/abs/2107.05315>`_: an encoder of content learns to say
     what the free vector of an item would say, and so stands in for it where
@@ -100,7 +101,6 @@ class CLCRec(RankingModel):
         - **output:** user embeddings :math:`(|\mathcal{U}|, d)` and item
           embeddings :math:`(|\mathcal{I}|, d)`
     """
-    needs_features = True
     defaults = {'ranking_loss': 'softmax', 'warm_negatives': True}
     loss_defaults = {'own': {'l2': 0.0, 'lr': 1e-3, 'batch_size': 256}}
     warm: Tensor
@@ -166,11 +166,6 @@ class CLCRec(RankingModel):
                 'in_channels': self.maps.features.in_channels,
                 'temperature': self.loss.temperature,
                 'standardize': self.maps.standardize}
-
-    def set_features(self, features: Mapping[str, Tensor],
-                     masks: Mapping[str, Tensor] | None = None) -> None:
-        super().set_features(features, masks)
-        self.maps.fit()
 
     def on_epoch_start(self, epoch: int, graph: UserItemGraph) -> None:
         self.warm |= graph.item_user.crow.diff() > 0

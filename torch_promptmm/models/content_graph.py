@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from torch_promptmm.checks import check_bool, check_int
-from torch_promptmm.data import InteractionData
-from torch_promptmm.models.base import ModelOutput, RankingModel, take
+from torch_promptmm.checks import check_int
+from torch_promptmm.models.base import ModelOutput, take
+from torch_promptmm.models.feature_model import FeatureModel
+from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.functional import masked_rows, modality_key
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
-from torch_promptmm.nn.standard_linear import StandardLinear
 
 
-class ContentGraphModel(RankingModel):
+class ContentGraphModel(FeatureModel):
     r"""The base class of models with a table of IDs and, for each modality, a
     linear map of the items' features and a table of what users like of them.
 
@@ -40,9 +40,6 @@ class ContentGraphModel(RankingModel):
         standardize (bool, optional): If :obj:`False`, features are taken as
             they are. (default: :obj:`True`)
     """
-    item_features: ItemFeatures
-    needs_features = True
-
     def __init__(
         self,
         num_users: int,
@@ -52,29 +49,27 @@ class ContentGraphModel(RankingModel):
         content_channels: int,
         standardize: bool = True,
     ) -> None:
+        features = ItemFeatures(in_channels, num_items)
         super().__init__(check_int('num_users', num_users, 1),
-                         check_int('num_items', num_items, 1),
-                         ItemFeatures(in_channels, num_items))
+                         check_int('num_items', num_items, 1), features)
         self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
         self.content_channels = check_int('content_channels',
                                           content_channels, 1)
-        self.standardize = check_bool('standardize', standardize)
         self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
         self.item_embedding = torch.nn.Embedding(num_items, hidden_channels)
-        self.preferences, self.reductions = (torch.nn.ModuleDict({
-            modality_key(name): make(width)
-            for name, width in in_channels.items()
-        }) for make in (
-            lambda width: torch.nn.Embedding(num_users, content_channels),
-            lambda width: StandardLinear(width, content_channels, bias=True)))
+        self.preferences = torch.nn.ModuleDict({
+            modality_key(name): torch.nn.Embedding(num_users, content_channels)
+            for name in in_channels
+        })
+        self.maps = FeatureMaps(features, content_channels, standardize,
+                                normalize=False)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module; statistics of the
         features stay."""
         for table in (*self.user_tables, self.item_embedding.weight):
             torch.nn.init.xavier_normal_(table)
-        for name in self.modalities:
-            self.reduction(name).reset_parameters()
+        self.maps.reset_parameters()
 
     def config(self) -> dict[str, Any]:
         return {
@@ -83,12 +78,8 @@ class ContentGraphModel(RankingModel):
             'in_channels': self.item_features.in_channels,
             'hidden_channels': self.hidden_channels,
             'content_channels': self.content_channels,
-            'standardize': self.standardize,
+            'standardize': self.maps.standardize,
         }
-
-    def reduction(self, name: str) -> StandardLinear:
-        r"""The linear map of a modality."""
-        return self.reductions[modality_key(name)]  # type: ignore
 
     def preference(self, name: str) -> Tensor:
         r"""The users' table of a modality :math:`(|\mathcal{U}|, d_c)`."""
@@ -100,43 +91,13 @@ class ContentGraphModel(RankingModel):
         return [self.user_embedding.weight,
                 *(self.preference(name) for name in self.modalities)]
 
-    def set_features(
-        self,
-        features: Mapping[str, Tensor],
-        masks: Mapping[str, Tensor] | None = None,
-        fit: bool = True,
-    ) -> None:
-        r"""Sets the raw features of all items.
-
-        Args:
-            features (dict): Features :math:`(|\mathcal{I}|, d_m)` of each
-                modality, in any floating-point type, on any device.
-            masks (dict, optional): For some modalities, True where the item
-                has it :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
-            fit (bool, optional): If :obj:`False`, their means and deviations
-                stay as they are. (default: :obj:`True`)
-        """
-        self.item_features.set(features, masks)
-        for name in self.modalities if fit else ():
-            self.reduction(name).fit_statistics(
-                *self.item_features.rows(name), standardize=self.standardize)
-
-    def give_features(self, view: InteractionData) -> None:
-        features, masks = self.select_features(view)
-        if not self.item_features.holds(features, masks):
-            # A trained model keeps the statistics that it was trained with.
-            self.set_features(features, masks, fit=not all(
-                self.reduction(name).has_statistics
-                for name in self.modalities))
-
     def content(self, name: str, negative_slope: float = 1.0) -> Tensor:
         r"""Returns :math:`\mathbf{Z}_m` :math:`(|\mathcal{I}|, d_c)`, after
         a leaky ReLU."""
-        x, mask = self.item_features.rows(name)
-        out = self.reduction(name)(x, mask)
+        out = self.maps(name)
         if negative_slope != 1.0:
             out = torch.nn.functional.leaky_relu(out, negative_slope)
-        return masked_rows(out, mask)
+        return masked_rows(out, self.item_features.masks.get(name))
 
     def as_graph(self, graph: Adj | UserItemGraph) -> UserItemGraph:
         r"""Returns a graph where the model is, in its type."""

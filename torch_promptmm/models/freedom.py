@@ -41,8 +41,8 @@ class FREEDOM(ItemGraphModel):
     A training step reads the features of the batch's items alone. A loaded
     model is evaluated without any.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the `published code <https://github.com/enoche/FREEDOM>`_ in:
 
@@ -160,7 +160,7 @@ class FREEDOM(ItemGraphModel):
         item_id = global_ids(graph, None, item_id)[1]
         return ModelOutput(
             ids.user, ids.item + take(h, item_id),
-            {name: (ids.user, self.reduced(name, item_id)) for name in names},
+            {name: (ids.user, self.maps(name, item_id)) for name in names},
             ego=ids.ego)
 
 

@@ -74,8 +74,8 @@ class GRCN(ContentGraphModel):
     d_c + d_m d_c + d_c)` parameters, of which :math:`(|\mathcal{U}| +
     |\mathcal{I}|) M` are there with :obj:`refine="confidence"` alone.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the published code in:
 

@@ -3,23 +3,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_bool, check_int
-from torch_promptmm.data import InteractionData
-from torch_promptmm.models.base import RankingModel
+from torch_promptmm.models.feature_model import FeatureModel
 from torch_promptmm.models.light_gcn import LightGCN
 from torch_promptmm.nn.csr import CSRMatrix
-from torch_promptmm.nn.functional import modality_key
+from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
 from torch_promptmm.nn.item_graph import item_knn_graph
-from torch_promptmm.nn.standard_linear import StandardLinear
 
 
-class ItemGraphModel(RankingModel):
+class ItemGraphModel(FeatureModel):
     r"""What models with frozen graphs of items share: a
     :class:`~torch_promptmm.models.LightGCN`, a linear map of each modality's
     standardised features,
@@ -43,9 +40,6 @@ class ItemGraphModel(RankingModel):
         loop (bool): If :obj:`True`, an item is one of them itself.
         standardize (bool): If :obj:`False`, features are taken as they are.
     """
-    item_features: ItemFeatures
-    needs_features = True
-
     def __init__(
         self,
         num_users: int,
@@ -57,19 +51,15 @@ class ItemGraphModel(RankingModel):
         loop: bool,
         standardize: bool,
     ) -> None:
-        super().__init__(num_users, num_items,
-                         ItemFeatures(in_channels, num_items))
+        features = ItemFeatures(in_channels, num_items)
+        super().__init__(num_users, num_items, features)
         self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
         self.num_layers = check_int('num_layers', num_layers)
         self.k, self.loop = check_int('k', k, 1), check_bool('loop', loop)
-        self.standardize = check_bool('standardize', standardize)
         self.backbone = LightGCN(num_users, num_items, hidden_channels,
                                  num_layers)
-        self.reductions = torch.nn.ModuleDict({
-            modality_key(name):
-            StandardLinear(width, hidden_channels, bias=True)
-            for name, width in in_channels.items()
-        })
+        self.maps = FeatureMaps(features, hidden_channels, standardize,
+                                normalize=False)
 
     @property
     def width(self) -> int:
@@ -84,29 +74,14 @@ class ItemGraphModel(RankingModel):
             'num_layers': self.num_layers,
             'k': self.k,
             'loop': self.loop,
-            'standardize': self.standardize,
+            'standardize': self.maps.standardize,
         }
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module; statistics and
         graphs of the features stay."""
         self.backbone.reset_parameters()
-        for name in self.modalities:
-            self.reduction(name).reset_parameters()
-
-    def reduction(self, name: str) -> StandardLinear:
-        r"""The linear map of a modality."""
-        return self.reductions[modality_key(name)]  # type: ignore
-
-    def reduced(self, name: str, item_id: Tensor | None = None) -> Tensor:
-        r"""Returns :math:`\mathbf{H}_m` :math:`(|\mathcal{I}|, d)`, or rows
-        of it, of which each is computed once."""
-        back = None
-        if item_id is not None:
-            item_id, back = item_id.unique(return_inverse=True)
-        x, mask = self.item_features.rows(name, item_id)
-        out = self.reduction(name)(x, mask)
-        return out if back is None else out.index_select(0, back)
+        self.maps.reset_parameters()
 
     def _as_graph(self, graph: Adj | UserItemGraph) -> UserItemGraph:
         like = self.backbone.item_embedding.weight
@@ -116,7 +91,7 @@ class ItemGraphModel(RankingModel):
     def knn_graph(self, name: str, weight: str = 'cosine') -> CSRMatrix:
         r"""Returns the graph of a modality's features."""
         x, mask = self.item_features.rows(name)
-        scaling = 'standardize' if self.standardize else 'raw'
+        scaling = 'standardize' if self.maps.standardize else 'raw'
         return item_knn_graph(x, self.k, mask, self.loop, weight,
                               scaling=scaling, cache='memory')
 
@@ -124,15 +99,9 @@ class ItemGraphModel(RankingModel):
         r"""Makes all graphs of features that are new."""
         raise NotImplementedError
 
-    @property
-    def has_statistics(self) -> bool:
-        r"""Whether the model has seen features."""
-        return all(self.reduction(name).has_statistics
-                   for name in self.modalities)
-
     def require_graphs(self) -> None:
         r"""Raises a :obj:`ValueError` if there are no graphs yet."""
-        if not self.has_statistics:
+        if not self.maps.has_statistics:
             raise ValueError("The model has no graph of its items yet: give "
                              "it the features ('from_data', 'set_features' "
                              "or 'fit')")
@@ -153,18 +122,9 @@ class ItemGraphModel(RankingModel):
             fit (bool, optional): If :obj:`False`, their statistics and
                 graphs stay as they are. (default: :obj:`True`)
         """
-        self.item_features.set(features, masks)
+        super().set_features(features, masks, fit)
         if fit:
-            for name, x in self.item_features.tensors.items():
-                self.reduction(name).fit_statistics(
-                    x, self.item_features.masks.get(name),
-                    standardize=self.standardize)
             self.build_graphs()
-
-    def give_features(self, view: InteractionData) -> None:
-        features, masks = self.select_features(view)
-        if not self.item_features.holds(features, masks):
-            self.set_features(features, masks, fit=not self.has_statistics)
 
     def __repr__(self) -> str:
         config = self.config()

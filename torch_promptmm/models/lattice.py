@@ -50,8 +50,8 @@ class LATTICE(ItemGraphModel):
     has :math:`(|\mathcal{U}| + |\mathcal{I}|) d + \sum_m (d_m + 1) d + M`
     parameters.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the `published code
     <https://github.com/CRIPAC-DIG/LATTICE>`_ in:
@@ -177,7 +177,7 @@ class LATTICE(ItemGraphModel):
         r"""Finds each item's neighbours in what is learnt of its features,
         and computes all values of the graph."""
         for number, name in enumerate(self.modalities):
-            h = self.reduced(name)
+            h = self.maps(name)
             there = with_features(*self.item_features.rows(name))
             rows = StandardRows(h, there.to(h.device), h, 'raw')
             self.learnt_index[number] = nearest_rows(rows, self.k,
@@ -203,7 +203,7 @@ class LATTICE(ItemGraphModel):
         cosines = []
         for name, pattern in zip(self.modalities, self._edges()[1],
                                  strict=True):
-            h = unit_rows(self.reduced(name))
+            h = unit_rows(self.maps(name))
             cosines.append(sddmm(pattern, h, h).view(self.num_items, -1))
         learnt = torch.stack(cosines).clamp(min=0.0)
         learnt = torch.where(self.learnt_index >= 0, learnt, 0.0)

@@ -43,8 +43,8 @@ class MGCN(SideViewModel):
     The gate multiplies an embedding that an item without an interaction has
     never learnt: on cold items the model is weak by design.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the `published code <https://github.com/demonph10/MGCN>`_ in:
 
@@ -120,7 +120,7 @@ class MGCN(SideViewModel):
             self.item_graph(modality_key(name)).set(self.knn_graph(name))
 
     def signals(self) -> dict[str, Tensor]:
-        return {modality_key(name): self.reduced(name)
+        return {modality_key(name): self.maps(name)
                 for name in self.modalities}
 
     def side(self, content: Tensor, views: dict[str, Tensor]) -> Tensor:

@@ -86,8 +86,8 @@ class MMGCN(ContentGraphModel):
     (4 d^2 + 2 d) ]` parameters with :obj:`combine="concat"`, of which
     :math:`M L d^2` are not there with :obj:`"add"`.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the published code in:
 

@@ -17,7 +17,8 @@ from torch_promptmm.checks import (
 )
 from torch_promptmm.loader import Batch
 from torch_promptmm.loss import InfoNCE
-from torch_promptmm.models.base import ModelOutput, RankingModel, take
+from torch_promptmm.models.base import ModelOutput, take
+from torch_promptmm.models.feature_model import FeatureModel
 from torch_promptmm.nn.feature_maps import FeatureMaps
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
@@ -27,7 +28,7 @@ Pair = tuple[Tensor, Tensor]
 TASKS = ('fac', 'fd', 'fm', 'fd+fm', None)
 
 
-class SLMRec(RankingModel):
+class SLMRec(FeatureModel):
     r"""The model of `"Self-supervised Learning for Multimedia
     Recommendation" <https://doi.org/10.1109/TMM.2022.3187556>`_: ids and
     each modality are propagated side by side, with the same users, and
@@ -106,7 +107,6 @@ class SLMRec(RankingModel):
         - **output:** user embeddings :math:`(|\mathcal{U}|, d)` and item
           embeddings :math:`(|\mathcal{I}|, d)`, and those of each modality
     """
-    needs_features = True
     defaults = {'ranking_loss': 'softmax'}
     loss_defaults = {'own': {'l2': 1e-3, 'lr': 5e-3}}
 
@@ -172,11 +172,6 @@ class SLMRec(RankingModel):
                 'temperature': self.loss.temperature,
                 'ssl_temperature': self.ssl_loss.temperature,
                 'standardize': self.maps.standardize}
-
-    def set_features(self, features: Mapping[str, Tensor],
-                     masks: Mapping[str, Tensor] | None = None) -> None:
-        super().set_features(features, masks)
-        self.maps.fit()
 
     def inputs(self) -> Pair:
         r"""What is propagated: ids and modalities side by side

@@ -49,8 +49,8 @@ class SMORE(SideViewModel):
     |\mathcal{I}|) d + \sum_m (d_m + 1) d + 2 (M + 1) (d^2 + d) + M (2 d^2 +
     d) + 2 (M + 1) (\lfloor d / 2 \rfloor + 1)` parameters.
 
-    It is trained by the softmax where no ranking loss is given, which
-    validates better on TikTok; the paper's is :obj:`ranking_loss="bpr"`.
+    It is trained by the softmax where no ranking loss is given, as all
+    systems here are; the paper's is :obj:`ranking_loss="bpr"`.
 
     Differs from the `published code <https://github.com/kennethorq/SMORE>`_
     in:
@@ -145,7 +145,7 @@ class SMORE(SideViewModel):
     def signals(self) -> dict[str, Tensor]:
         out, product = {}, None
         for name in self.modalities:
-            spectrum = torch.fft.rfft(self.reduced(name), norm='ortho')
+            spectrum = torch.fft.rfft(self.maps(name), norm='ortho')
             product = spectrum if product is None else product * spectrum
             out[modality_key(name)] = self._filtered(modality_key(name),
                                                      spectrum)

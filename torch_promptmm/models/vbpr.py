@@ -8,20 +8,19 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from torch_promptmm.checks import check_bool, check_choice, check_int
-from torch_promptmm.data import InteractionData
 from torch_promptmm.models.base import (
     ModelOutput,
-    RankingModel,
     global_ids,
     take,
 )
-from torch_promptmm.nn.functional import masked_rows, modality_key
+from torch_promptmm.models.feature_model import FeatureModel
+from torch_promptmm.nn.feature_maps import FeatureMaps
+from torch_promptmm.nn.functional import masked_rows
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.item_features import ItemFeatures
-from torch_promptmm.nn.standard_linear import StandardLinear
 
 
-class VBPR(RankingModel):
+class VBPR(FeatureModel):
     r"""The model of `"VBPR: Visual Bayesian Personalized Ranking from
     Implicit Feedback" <https://arxiv.org/abs/1510.01784>`_, for any number
     of modalities,
@@ -93,8 +92,6 @@ class VBPR(RankingModel):
           :math:`\theta_u` and :math:`\mathbf{E}_m^{\top}
           \hat{\mathbf{x}}^m_i`, of width :math:`d_v`
     """
-    item_features: ItemFeatures
-    needs_features = True
     defaults = {'ranking_loss': 'softmax'}
 
     def __init__(
@@ -108,16 +105,15 @@ class VBPR(RankingModel):
         bias: bool = False,
         standardize: bool = True,
     ) -> None:
+        features = ItemFeatures(in_channels, num_items)
         super().__init__(check_int('num_users', num_users, 1),
-                         check_int('num_items', num_items, 1),
-                         ItemFeatures(in_channels, num_items))
+                         check_int('num_items', num_items, 1), features)
         if content_channels is None:
             content_channels = hidden_channels
         self.hidden_channels = check_int('hidden_channels', hidden_channels, 1)
         self.content_channels = check_int('content_channels',
                                           content_channels, 1)
         self.cold = check_choice('cold', cold, ('all', 'content'))
-        self.standardize = check_bool('standardize', standardize)
         self.user_embedding = torch.nn.Embedding(num_users, hidden_channels)
         self.user_content = torch.nn.Embedding(num_users, content_channels)
         self.item_embedding = torch.nn.Embedding(num_items, hidden_channels)
@@ -126,10 +122,8 @@ class VBPR(RankingModel):
             self.item_bias = torch.nn.Parameter(torch.empty(num_items, 1))
             self.score = 'dot'
         # With biases, the last column is that of the features.
-        self.maps = torch.nn.ModuleDict({
-            modality_key(name): StandardLinear(width, content_channels + bias)
-            for name, width in in_channels.items()
-        })
+        self.maps = FeatureMaps(features, content_channels + bias, standardize,
+                                bias=False, normalize=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -138,13 +132,12 @@ class VBPR(RankingModel):
         for table in (self.user_embedding, self.user_content,
                       self.item_embedding):
             torch.nn.init.normal_(table.weight, std=0.1)
-        for name in self.modalities:
-            self._map(name).reset_parameters()
+        self.maps.reset_parameters()
         if self.item_bias is None:
             return
         torch.nn.init.zeros_(self.item_bias)
         for name in self.modalities:
-            torch.nn.init.zeros_(self._map(name).weight.detach()[:, -1])
+            torch.nn.init.zeros_(self.maps[name].weight.detach()[:, -1])
 
     @property
     def width(self) -> int:
@@ -164,39 +157,8 @@ class VBPR(RankingModel):
             'content_channels': self.content_channels,
             'cold': self.cold,
             'bias': self.item_bias is not None,
-            'standardize': self.standardize,
+            'standardize': self.maps.standardize,
         }
-
-    def set_features(
-        self,
-        features: Mapping[str, Tensor],
-        masks: Mapping[str, Tensor] | None = None,
-        fit: bool = True,
-    ) -> None:
-        r"""Sets the raw features of all items.
-
-        Args:
-            features (dict): Features :math:`(|\mathcal{I}|, d_m)` of each
-                modality, in any floating-point type, on any device.
-            masks (dict, optional): For some modalities, True where the item
-                has it :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
-            fit (bool, optional): If :obj:`False`, their statistics stay as
-                they are. (default: :obj:`True`)
-        """
-        self.item_features.set(features, masks)
-        if fit and self.standardize:
-            for name, x in self.item_features.tensors.items():
-                self._map(name).fit_statistics(
-                    x, self.item_features.masks.get(name))
-
-    def give_features(self, view: InteractionData) -> None:
-        features, masks = self.select_features(view)
-        if not self.item_features.holds(features, masks):
-            self.set_features(features, masks, fit=not all(
-                self._map(name).has_statistics for name in self.modalities))
-
-    def _map(self, name: str) -> StandardLinear:
-        return self.maps[modality_key(name)]  # type: ignore
 
     def forward(
         self,
@@ -239,15 +201,11 @@ class VBPR(RankingModel):
 
     def _content(self, item_id: Tensor | None) -> dict[str, Tensor]:
         r"""Returns what features say of items, and their bias."""
-        back = None
-        if item_id is not None:  # A batch has many items more than once.
-            item_id, back = item_id.unique(return_inverse=True)
         out = {}
         for name, width in self.item_features.in_channels.items():
-            y = self._map(name)(*self.item_features.rows(name, item_id))
-            if self.standardize:  # A row is of length one, or so.
-                y = y * width**-0.5
-            out[name] = take(y, back)
+            out[name] = self.maps(name, item_id)
+            if self.maps.standardize:  # A row is of length one, or so.
+                out[name] = out[name] * width**-0.5
         return out
 
     def __repr__(self) -> str:
