@@ -33,6 +33,8 @@ tables = ['pandas', 'pyarrow']
 # Figures and searches of `benchmarks/`.
 plot = ['matplotlib']
 tune = ['optuna']
+onnx = ['onnx', 'onnxscript', 'onnxruntime']
+hub = ['huggingface_hub>=0.20']
 extras = {
     # `SparseTensor` as an input. Both compile against the installed torch,
     # so build isolation must be off: see `make sparse`.
@@ -40,6 +42,8 @@ extras = {
     'faiss': ['faiss-cpu'],
     'text': ['sentence-transformers'],
     'tables': tables,
+    'onnx': onnx,
+    'hub': hub,
     'plot': plot,
     'tune': tune,
     'docs': ['sphinx>=7', 'furo'],
@@ -50,7 +54,11 @@ extras = {
         'ruff',
         'mypy',
         'scipy',
+        # Reads what is written as Parquet.
+        'duckdb',
         *tables,
+        *onnx,
+        *hub,
         *plot,
         *tune,
     ],

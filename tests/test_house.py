@@ -34,10 +34,13 @@ for _room in ['evaluate', 'train', 'distill', 'serve', 'distiller', 'cli']:
     MAY_IMPORT[_room] = set(MAY_IMPORT)
 
 OPTIONAL = {
+    'duckdb',
     'faiss',
+    'huggingface_hub',
     'matplotlib',
     'onnx',
     'onnxruntime',
+    'onnxscript',
     'pandas',
     'pyarrow',
     'pyg_lib',

@@ -41,10 +41,10 @@ FIELDS: dict[str, tuple[tuple[str, ...], tuple[str | None, ...]]] = {
     'popularity': (_COUNT, ('num_items', )),
     'ids.user': (('U8', ), (None, )),
     'ids.item': (('U8', ), (None, )),
+    'fold.rows': (_FLOAT, ('num_items', 'channels')),
+    'fold.unit': (('BOOL', ), ()),
 }
-#: What begins so may be of any shape.
-FREE = 'fold.'
-_TOGETHER = [('known.degree', 'known.item')]
+_TOGETHER = [('known.degree', 'known.item'), ('fold.rows', 'fold.unit')]
 #: What to do about a damaged folder.
 ANEW = 'write the folder anew with Recommender.save'
 _MEND = 'mend it before it is written'
@@ -83,10 +83,10 @@ def check_field(where: str, name: str, dtype: Any, shape: Any,
         sizes (dict): The numbers behind :obj:`SYMBOLS`.
         fix (str, optional): What to do about it.
     """
-    if name not in FIELDS and not name.startswith(FREE):
+    if name not in FIELDS:
         raise ValueError(f"{where}, '{name}' is no table of a recommender; "
                          f"{fix}")
-    dtypes, symbols = FIELDS.get(name, (tuple(_NAMES.values()), None))
+    dtypes, symbols = FIELDS[name]
     if dtype not in dtypes:
         raise ValueError(f"{where}, '{name}' is of the type {dtype!r} instead "
                          f"of {' or '.join(dtypes)}; {fix}")
@@ -94,8 +94,6 @@ def check_field(where: str, name: str, dtype: Any, shape: Any,
             type(x) is int and x >= 0 for x in shape):
         raise ValueError(f"{where}, '{name}' has the shape {shape!r}, which "
                          f"is none; {fix}")
-    if symbols is None:
-        return
     wanted = [size if x is None else sizes[x] for x, size in zip(
         symbols, shape + [-1] * len(symbols), strict=False)]
     if shape != wanted:
@@ -146,8 +144,7 @@ def check_contents(where: str, tensors: dict[str, Tensor],
             low, high = (float(y) for y in x.aminmax())
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise wrong(name, 'has a NaN or an infinite number')
-        elif (x.dtype in (torch.int32, torch.int64) and name in FIELDS
-              and int(x.min()) < 0):
+        elif x.dtype in (torch.int32, torch.int64) and int(x.min()) < 0:
             raise wrong(name, 'has a negative number')
 
 
@@ -208,6 +205,11 @@ def pack(parts: dict[str, Any]) -> Held:
     tensors = {'user_emb': user_emb, 'item_emb': item_emb}
     if parts.get('known') is not None:
         tensors.update(pack_known(parts['known'], len(user_emb)))
+    for side, x in (parts.get('scales') or {}).items():
+        tensors[f'{side}_scales'] = x
+    tensors.update(_not_derived(parts, len(item_emb)))
+    if parts.get('fold') is not None:
+        tensors['fold.rows'], tensors['fold.unit'] = parts['fold']
     for kind, ids in (parts.get('ids') or {}).items():
         if len(ids) != len(rows := tensors[f'{kind}_emb']):
             raise ValueError(f"'ids' has {len(ids)} {kind}s instead of "
@@ -219,10 +221,26 @@ def pack(parts: dict[str, Any]) -> Held:
     return Held(sizes, tensors, parts.get('meta') or {})
 
 
+def _not_derived(parts: dict[str, Any], num_items: int) -> dict[str, Tensor]:
+    r"""Popularity and coldness, where they are not what follows from the known
+    interactions."""
+    known, popularity, cold = [parts.get(x) for x in ('known', 'popularity',
+                                                      'cold')]
+    out: dict[str, Tensor] = {}
+    if popularity is not None and (known is None or not torch.equal(
+            popularity.cpu(), torch.bincount(known[1].long().cpu(),
+                                             minlength=num_items))):
+        out['popularity'] = narrow(popularity)
+    if cold is not None and (popularity is None or not torch.equal(
+            cold, popularity == 0)):
+        out['cold'] = cold
+    return out
+
+
 def unpack(where: str, held: Held) -> dict[str, Any]:
     r"""What :func:`pack` packed."""
-    sizes, tensors, _ = held
-    return {
+    sizes, tensors, meta = held
+    out: dict[str, Any] = {
         'user_emb': tensors['user_emb'],
         'item_emb': tensors['item_emb'],
         'known': unpack_known(tensors),
@@ -232,3 +250,16 @@ def unpack(where: str, held: Held) -> dict[str, Any]:
             for kind in ('user', 'item') if f'ids.{kind}' in tensors
         },
     }
+    for side in ('user', 'item'):
+        if (name := f'{side}_scales') in tensors:
+            out.setdefault('scales', {})[side] = tensors[name]
+    if 'popularity' in tensors:
+        out['popularity'] = tensors['popularity'].long()
+    if 'cold' in tensors:
+        out['cold'] = tensors['cold']
+    if 'fold.rows' in tensors:
+        from torch_promptmm.serve.fold_in import FoldIn
+        out['fold'] = FoldIn(tensors['fold.rows'], tensors['fold.unit'])
+    if meta:
+        out['meta'] = meta
+    return out

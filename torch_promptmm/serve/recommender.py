@@ -2,7 +2,6 @@ r"""What serves: embeddings, and recommendations from them."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +15,14 @@ from torch_promptmm.checks import (
 )
 from torch_promptmm.ids import IdMap
 from torch_promptmm.nn.functional import unit_rows
-from torch_promptmm.serve.directory import read_directory, write_directory
+from torch_promptmm.serve.in_files import InFiles
 from torch_promptmm.serve.recommend import recommend
 
 if TYPE_CHECKING:  # Serving needs no PyG.
     from torch_geometric.data import HeteroData
 
 
-class Recommender:
+class Recommender(InFiles):
     r"""What serves: one vector for each user and item, whose dot product is
     the score, with what the users have already and the data's own ids.
 
@@ -178,39 +177,6 @@ class Recommender:
         device = self.user_emb.device
         return (self.user_emb[user_ids.to(device)] *
                 self.item_emb[item_ids.to(device)]).sum(dim=-1)
-
-    def save(self, path: str | os.PathLike) -> None:
-        r"""Writes the recommender into a folder, or swaps the one that is
-        there: whoever reads sees the old or the new one whole, and an error
-        leaves the old one. Tables keep their type.
-
-        Args:
-            path (str): The folder, which is made if it is not there.
-        """
-        write_directory(path, self.parts())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, mmap: bool = True,
-             verify: bool = True) -> Recommender:
-        r"""Reads what :meth:`save` wrote. No code in it is run, no file
-        outside of the folder is read.
-
-        Args:
-            path (str): The folder.
-            mmap (bool, optional): Map the tables into memory: processes
-                share them, and a row is read when it is used. Else they are
-                read. (default: :obj:`True`)
-            verify (bool, optional): Read the tables once to check their
-                checksum and that all numbers are finite, about a second for
-                3 GB. Names, sizes, types and the file's length are checked
-                in any case. (default: :obj:`True`)
-        """
-        return cls(**read_directory(path, mmap, verify))
-
-    def parts(self) -> dict[str, Any]:
-        r"""What it is made of, as the arguments of the class."""
-        return {'user_emb': self.user_emb, 'item_emb': self.item_emb,
-                'known': self.known, 'ids': self.ids}
 
     def _id_map(self, kind: str) -> IdMap:
         ids = self.ids.get(kind)
