@@ -233,6 +233,45 @@ def test_info(trained: Path, model: Recommender, capsys) -> None:
     assert 'users' in text and 'metrics.recall@5' in text
 
 
+def test_export_of_a_smaller_model(trained: Path, model: Recommender,
+                                   tmp_path: Path, capsys) -> None:
+    words = ('export', trained / 'model', '--to', 'model', '--dtype', 'int8',
+             '--out', tmp_path / 'small', '--json')
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    small = Recommender.load(tmp_path / 'small')
+    assert small.user_emb.dtype == torch.int8
+    assert small.meta == model.meta
+    assert json.loads(out)['bytes'] < sum(
+        x.stat().st_size for x in (trained / 'model').iterdir())
+    assert run(capsys, *words)[0] == 1  # It exists by now.
+    # And it is ranked and measured by its scales.
+    found = []
+    for path in (trained / 'model', tmp_path / 'small'):
+        table = trained / 'orders.csv'
+        out = run(capsys, 'evaluate', path, table, *COLUMNS, '--k', '10',
+                  '--json')[1]
+        found.append(json.loads(out)['metrics']['recall@10'])
+    assert found[1] == pytest.approx(found[0], abs=0.05)
+
+
+def test_export_to_parquet_and_a_program(trained: Path, model: Recommender,
+                                         tmp_path: Path, capsys) -> None:
+    import pyarrow.parquet as pq
+    code, _, err = run(capsys, 'export', trained / 'model', '--to',
+                       'parquet', '--out', tmp_path / 'vectors')
+    assert code == 0, err
+    table = pq.read_table(tmp_path / 'vectors/items.parquet')
+    assert table['id'].to_pylist() == model.ids['item'].to_list()
+    code, _, err = run(capsys, 'export', trained / 'model', '--to',
+                       'program', '--k', '3', '--out', tmp_path / 'top.pt2')
+    assert code == 0, err
+    program = torch.export.load(tmp_path / 'top.pt2').module()
+    users = torch.tensor([4, 0])
+    items, _ = program(users, torch.full((2, 2), -1))
+    assert items.tolist() == model.recommend(users, 3)[0].tolist()
+
+
 USAGE = {
     'no command': [],
     'an unknown command': ['learn'],
@@ -328,7 +367,7 @@ def test_help_has_examples_and_no_markup(command: str, capsys) -> None:
     code, out, _ = run(capsys, command, '--help')
     assert code == 0
     assert f'  promptmm {command} ' in out
-    for mark in (':obj:', ':class:', ':func:', '``', 'lambda', 'locals'):
+    for mark in (':obj:', ':class:', ':func:', '``', '\\', '<locals>'):
         assert mark not in out, mark
 
 

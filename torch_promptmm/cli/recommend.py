@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, TextIO
 
 import torch
@@ -70,8 +71,10 @@ def run(args: Namespace) -> None:
                 'item')).tolist())
     ask = Ask(version, 'recommend_from_history' if args.history else
               'recommend', args.k, tuple(options.items()))
+    lists = _lists(version, ask, args)
+    first = list(islice(lists, 1))  # Nothing is written if it is an error.
     with output(out) as file:
-        _write(file, args.json, _lists(version, ask, args))
+        _write(file, args.json, chain(first, lists))
 
 
 def _lists(version: Version, ask: Ask,
