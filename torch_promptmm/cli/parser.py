@@ -38,7 +38,10 @@ class Help(DefaultHelpFormatter):
     def _expand_help(self, action: Any) -> str:
         text = super()._expand_help(action)
         text = MARKUP.sub(lambda x: x[1] or x[2], text).replace('\\', '')
-        return DEFAULT.sub('', text)
+        told = text.removesuffix(', default: null)')
+        # Where it is no value, the docstring says what it comes from.
+        return f'{told})' if told != text and '(default: ' in told and (
+            '(default: None)' not in told) else DEFAULT.sub('', text)
 
 
 def parse(name: str, command: Any, words: list[str]) -> Namespace:

@@ -26,7 +26,8 @@ from torch_promptmm.cli.parser import (
 from torch_promptmm.serve import Recommender
 from torch_promptmm.serve.live import Ask, Version
 
-USAGE = 'MODEL (--users ID ... | --users_file FILE | --all | --history ITEM ...)\n       [options]'
+USAGE = """MODEL (--users ID ... | --users_file FILE | --all |
+       --history ITEM ...) [options]"""
 EXAMPLES = """\
   promptmm recommend model --users anna ben --k 5
   promptmm recommend model --users_file users.txt --out lists.csv
