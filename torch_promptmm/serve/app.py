@@ -191,7 +191,7 @@ def _check_token(token: str) -> Callable[..., None]:
 
 
 def _add_routes(app: FastAPI, service: Service, checks: list[Any]) -> None:
-    codes = [401] * bool(checks) + [404, 408, 413, 500, 503]
+    codes = [400, 404, 408, 413, 500, 503] + [401] * bool(checks)
     shared: dict[str, Any] = {
         'dependencies': checks,
         'responses': {code: {'model': Problem} for code in codes},
