@@ -33,6 +33,9 @@ tables = ['pandas', 'pyarrow']
 # Figures and searches of `benchmarks/`.
 plot = ['matplotlib']
 tune = ['optuna']
+cli = ['jsonargparse>=4.40', 'docstring-parser', 'pyyaml', *tables]
+serve = ['fastapi>=0.115', 'starlette>=1.10', 'uvicorn>=0.30',
+         'prometheus-client']
 onnx = ['onnx', 'onnxscript', 'onnxruntime']
 hub = ['huggingface_hub>=0.20']
 extras = {
@@ -46,6 +49,8 @@ extras = {
     'hub': hub,
     'plot': plot,
     'tune': tune,
+    'cli': cli,
+    'serve': serve,
     'docs': ['sphinx>=7', 'furo'],
     'dev': [
         'pytest>=8',
@@ -61,6 +66,10 @@ extras = {
         *hub,
         *plot,
         *tune,
+        *cli,
+        *serve,
+        'httpx',
+        'schemathesis',
     ],
 }
 
@@ -79,6 +88,9 @@ setup(
     package_data={'torch_promptmm': ['py.typed']},
     install_requires=core,
     extras_require=extras,
+    entry_points={
+        'console_scripts': ['promptmm = torch_promptmm.cli.main:main'],
+    },
     keywords=[
         'recommender-systems',
         'graph-neural-networks',

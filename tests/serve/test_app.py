@@ -279,9 +279,15 @@ def test_an_error_of_the_inside_says_nothing_of_it() -> None:
         raise RuntimeError('secret of the inside')
 
     model.recommend = broken
-    reply = post('/recommend', {'users': ['u0']}, app)
+
+    async def story(client):
+        return (await client.post('/recommend', json={'users': ['u0']}),
+                await client.get('/metrics'))
+
+    reply, metrics = talk(app, story)
     assert reply.status_code == 500
     assert reply.json() == {'detail': 'internal error'}
+    assert 'path="/recommend",status="500"} 1.0' in metrics.text
 
 
 @pytest.mark.parametrize('header', [None, 'Bearer wrong', 'Bearer ',

@@ -22,6 +22,7 @@ from torch_promptmm.cli.parser import (
 from torch_promptmm.data import read_graph
 from torch_promptmm.evaluate import HITS, evaluate_embeddings
 from torch_promptmm.serve import Recommender
+from torch_promptmm.serve.tables import table_rows
 
 USAGE = 'MODEL TABLE [options]'
 EXAMPLES = """\
@@ -53,13 +54,15 @@ def run(args: Namespace) -> dict[str, Any]:
         key, held = [x[0] * model.num_items + x[1] for x in (known, held_out)]
         seen = int(torch.isin(held, key).sum())
         known = known[:, ~torch.isin(key, held)]
+    scales = model.scales or {}
+    tables = [table_rows(model.user_emb, scales.get('user')),
+              table_rows(model.item_emb, scales.get('item'))]
     return {
         'users': int(held_out[0].unique().numel()),
         'interactions': held_out.size(1),
         'known to the model': seen,
         'repairs': str(data.report),
-        'metrics': evaluate_embeddings(model.user_emb, model.item_emb,
-                                       held_out, known, args.k,
+        'metrics': evaluate_embeddings(*tables, held_out, known, args.k,
                                        metrics=args.metrics),
     }
 

@@ -37,6 +37,7 @@ def run(args: Namespace) -> dict[str, Any]:
         model.known.size(1),
         'ids': {kind: ids.kind for kind, ids in model.ids.items()},
         'bytes': sum(x.stat().st_size for x in files),
+        **model.meta,
     }
 
 

@@ -22,7 +22,9 @@ except ImportError as error:
                       ) from error
 
 MARKUP = re.compile(r':\w+:`~?([^`<]*?)(?:\s*<[^`]*>)?`|``?([^`]+)``?')
-DEFAULT = re.compile(r'\s*\(default:.*\)$', re.S)
+# That of a docstring, before the one that the parser adds.
+DEFAULT = re.compile(
+    r'\s*\(default: [^()]*(?:\([^()]*\)[^()]*)*\)(?=.*\()', re.S)
 #: Of `read_interactions`, what a command line can say.
 TABLE = ('user', 'item', 'rating', 'time', 'min_rating', 'sep', 'encoding',
          'header', 'quote', 'decimal', 'time_unit', 'time_format', 'id_type')
@@ -35,10 +37,11 @@ class Help(DefaultHelpFormatter):
 
     def _expand_help(self, action: Any) -> str:
         text = super()._expand_help(action)
-        text = MARKUP.sub(lambda x: x[1] or x[2], text)
-        # Theirs, and then that of the docstring.
-        return re.sub(r'\s*\(default: [^()]*(?:\([^()]*\)[^()]*)*\)(?=.*\()',
-                      '', text, flags=re.S)
+        text = MARKUP.sub(lambda x: x[1] or x[2], text).replace('\\', '')
+        told = text.removesuffix(', default: null)')
+        # Where it is no value, the docstring says what it comes from.
+        return f'{told})' if told != text and '(default: ' in told and (
+            '(default: None)' not in told) else DEFAULT.sub('', text)
 
 
 def parse(name: str, command: Any, words: list[str]) -> Namespace:

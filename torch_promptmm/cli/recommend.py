@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, TextIO
 
 import torch
@@ -25,7 +26,8 @@ from torch_promptmm.cli.parser import (
 from torch_promptmm.serve import Recommender
 from torch_promptmm.serve.live import Ask, Version
 
-USAGE = 'MODEL (--users ID ... | --users_file FILE | --all | --history ITEM ...)\n       [options]'
+USAGE = """MODEL (--users ID ... | --users_file FILE | --all |
+       --history ITEM ...) [options]"""
 EXAMPLES = """\
   promptmm recommend model --users anna ben --k 5
   promptmm recommend model --users_file users.txt --out lists.csv
@@ -70,8 +72,10 @@ def run(args: Namespace) -> None:
                 'item')).tolist())
     ask = Ask(version, 'recommend_from_history' if args.history else
               'recommend', args.k, tuple(options.items()))
+    lists = _lists(version, ask, args)
+    first = list(islice(lists, 1))  # Nothing is written if it is an error.
     with output(out) as file:
-        _write(file, args.json, _lists(version, ask, args))
+        _write(file, args.json, chain(first, lists))
 
 
 def _lists(version: Version, ask: Ask,

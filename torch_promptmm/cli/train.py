@@ -91,7 +91,8 @@ def set_defaults(parser: ArgumentParser, given: Namespace) -> None:
     parser.set_defaults({f'settings.{field.name}': getattr(preset, field.name)
                          for field in fields(preset)})
     if given.get('print_config'):  # Which may lack what is required.
-        print(parser.dump(given))
+        given.pop('print_config')
+        print(parser.dump(given, skip_validation=True), end='')
         raise SystemExit(0)
 
 
@@ -116,9 +117,9 @@ def run(args: Namespace) -> dict[str, Any]:
     metrics = distiller.evaluate(test, k=ks) if args.test and ks else {}
     served = distiller.recommender()
     # Nobody is recommended what was held out: it is known as well.
-    served = Recommender(served.user_emb, served.item_emb, graph.edge_index,
-                         served.ids)
-    served.save(out)
+    Recommender(**{**served.parts(), 'known': graph.edge_index, 'meta': {
+        'metrics': metrics, 'settings': distiller.settings.to_dict(),
+    }}).save(out)
     return {
         'model': str(out),
         'users': graph.num_users,

@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from torch_promptmm.checks import check_float
 from torch_promptmm.serve.batching import Batcher, QueueFull
@@ -41,6 +41,8 @@ except ImportError as error:
                       ) from error
 
 log = logging.getLogger('torch_promptmm.serve')
+Credentials = Annotated[HTTPAuthorizationCredentials | None,
+                        Depends(HTTPBearer(auto_error=False))]
 TEXT = 'text/plain; version=0.0.4; charset=utf-8'
 
 
@@ -177,10 +179,9 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
 
 
 def _check_token(token: str) -> Callable[..., None]:
-    bearer, wanted = HTTPBearer(auto_error=False), token.encode()
+    wanted = token.encode()
 
-    async def check(given: HTTPAuthorizationCredentials | None = Depends(
-            bearer)) -> None:  # noqa: B008
+    async def check(given: Credentials) -> None:
         if given is None or not secrets.compare_digest(
                 given.credentials.encode(), wanted):
             raise HTTPException(401, 'a bearer token is needed',
@@ -190,7 +191,7 @@ def _check_token(token: str) -> Callable[..., None]:
 
 
 def _add_routes(app: FastAPI, service: Service, checks: list[Any]) -> None:
-    codes = [401] * bool(checks) + [404, 408, 413, 500, 503]
+    codes = [400, 404, 408, 413, 500, 503] + [401] * bool(checks)
     shared: dict[str, Any] = {
         'dependencies': checks,
         'responses': {code: {'model': Problem} for code in codes},
@@ -246,11 +247,12 @@ def from_env() -> FastAPI:
 
     .. code-block:: console
 
-        $ PROMPTMM_MODEL=model uvicorn --factory torch_promptmm.serve.app:from_env
+        $ export PROMPTMM_MODEL=model
+        $ uvicorn --factory torch_promptmm.serve.app:from_env
     """
     if not os.environ.get('PROMPTMM_MODEL'):
-        raise ValueError("PROMPTMM_MODEL is not set: it names the directory "
-                         "of the model")
+        raise ValueError('PROMPTMM_MODEL is not set: it names the directory '
+                         'of the model')
     return create_app(os.environ['PROMPTMM_MODEL'],
                       os.environ.get('PROMPTMM_TOKEN'),
                       **json.loads(os.environ.get('PROMPTMM_OPTIONS', '{}')))

@@ -148,6 +148,9 @@ class Watch:
                                f'{self.seconds:g} s'},
                     503 if whole else 408, {'Connection': 'close'},
                 )(scope, receive, counted)
+        except Exception:
+            status = status or 500  # As what is outside answers.
+            raise
         finally:
             # Paths that nobody defined are one: their number is bounded.
             route = getattr(scope.get('route'), 'path', 'other')

@@ -113,7 +113,8 @@ class LiveModel:
         self.path: Path | None = None
         self.error: str | None = None
         self.failures = 0
-        self._kwargs, self._seen = kwargs, None
+        self._kwargs = kwargs
+        self._seen: tuple[Any, ...] | None = None
         if isinstance(source, Recommender):
             self.current = Version(source, 'given')
         else:
