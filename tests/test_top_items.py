@@ -15,7 +15,7 @@ from torch_promptmm.ranking import KnownItems, _largest, top_items
 
 
 def test_never_the_whole_score_matrix(monkeypatch) -> None:
-    monkeypatch.setattr(ranking, '_CHUNK_ELEMENTS', 40)
+    monkeypatch.setattr(ranking, 'CHUNK_ELEMENTS', 40)
     user_emb, item_emb = torch.randn(30, 4), torch.randn(10, 4)
     chunks = list(top_items(user_emb, item_emb, torch.arange(30), 3))
     assert [len(user) for user, _, _ in chunks] == [4] * 7 + [2]

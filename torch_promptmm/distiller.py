@@ -36,6 +36,7 @@ from torch_promptmm.serve.distiller_file import (
     read_distiller,
     write_distiller,
 )
+from torch_promptmm.serve.of_model import parts_of_training
 from torch_promptmm.train import History, Task
 
 
@@ -224,8 +225,7 @@ class PromptMMDistiller(torch.nn.Module):
 
     def recommender(self, model: str = 'student') -> Recommender:
         r"""Returns what serves: a model's embeddings as they are now."""
-        seen = self._training.require_seen()
-        return Recommender(*self.embeddings(model), seen.known, seen.ids)
+        return Recommender(**parts_of_training(self._training, model))
 
     def embeddings(self, model: str = 'student') -> tuple[Tensor, Tensor]:
         r"""Returns user and item embeddings, whose product is the score."""

@@ -2,7 +2,7 @@ r"""The best items of users, in chunks of users."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch_promptmm.checks import check_int
 from torch_promptmm.nn.dense import FixedProduct
 
 # Scores of a chunk take about 64 MiB.
-_CHUNK_ELEMENTS = 2**24
+CHUNK_ELEMENTS = 2**24
 # On a CPU, 8 MiB of them at a time are made, masked and ranked while they are
 # in the cache.
 _CACHE_ELEMENTS = 2**21
@@ -101,8 +101,8 @@ def top_items(
         there is no item left.
     """
     if batch_size is None:
-        batch_size = max(1, _CHUNK_ELEMENTS // max(item_emb.size(0), 1))
-    rank = _Ranking(item_emb, k)
+        batch_size = max(1, CHUNK_ELEMENTS // max(item_emb.size(0), 1))
+    rank = Ranking(item_emb, k)
     for user in user_id.split(check_int('batch_size', batch_size, 1)):
         parts = []
         for part in user.split(rank.num_rows or batch_size):
@@ -116,16 +116,29 @@ def top_items(
         yield user, item, value
 
 
-class _Ranking:
+class Ranking:
     r"""The best of all items, on a CPU in two steps: those among the maxima
-    of blocks of items, then among the items of these blocks."""
-    def __init__(self, item_emb: Tensor, k: int) -> None:
+    of blocks of items, then among the items of these blocks.
+
+    Args:
+        item_emb (torch.Tensor): Item embeddings :math:`(I, d)`.
+        k (int): How many items, at most the number of items.
+        product (callable, optional): From embeddings of users
+            :math:`(b, d)` to their scores :math:`(b, I)`.
+            (default: dot products, in the type of :obj:`item_emb`)
+
+    Attributes:
+        num_rows (int): How many users are best ranked at a time; 0, if as
+            many as memory holds.
+    """
+    def __init__(self, item_emb: Tensor, k: int,
+                 product: Callable[[Tensor], Tensor] | None = None) -> None:
         self.k = k
         self.num_items, self.num_blocks, self.num_rows = item_emb.size(0), 0, 0
         if item_emb.device.type == 'cpu' and self.num_items > 0:
             self.num_rows = torch.get_num_threads() * max(
                 _CACHE_ELEMENTS // self.num_items, 16)
-        self.product = FixedProduct(item_emb, self.num_rows)
+        self.product = product or FixedProduct(item_emb, self.num_rows)
         if self.num_rows == 0:
             return
         if 2 * _BLOCK * k < self.num_items:

@@ -306,6 +306,12 @@ class RankingModel(torch.nn.Module):
         raise ValueError(f"'{type(self).__name__}' cannot start from given "
                          f"tables: set init='random'")
 
+    def fold_rows(self, graph: UserItemGraph) -> Tensor | None:
+        r"""Returns rows of items :math:`(|\mathcal{I}|, w)` whose sum over
+        the :math:`n` items of a new user, divided by :math:`\sqrt{n}`, is
+        the user's output; :obj:`None` where there are none."""
+        return None
+
     def config(self) -> dict[str, Any]:
         r"""Returns plain values: :obj:`cls(**config)` has the same
         shapes."""

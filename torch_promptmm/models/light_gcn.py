@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
@@ -7,6 +8,7 @@ from torch_promptmm.models.tables import TableModel
 from torch_promptmm.nn.compression import solve_ego
 from torch_promptmm.nn.graph import UserItemGraph, as_graph
 from torch_promptmm.nn.light_gcn_conv import LightGCNConv
+from torch_promptmm.nn.propagation import propagate
 
 
 class LightGCN(TableModel):
@@ -56,6 +58,37 @@ class LightGCN(TableModel):
         if self.num_layers % 2 == 0:
             user, item = solve_ego(graph, user, item, self.num_layers)
         super().start_from(graph, user, item)
+
+    @torch.no_grad()
+    def fold_rows(self, graph: Adj | UserItemGraph) -> Tensor | None:
+        r"""Returns what the items give to a user who comes new,
+
+        .. math::
+            \mathbf{f}_i = \frac{1}{(L + 1) \sqrt{\deg(i) + 1}} \Big(
+            \mathbf{e}^{(0)}_i + \sqrt{\tfrac{\deg(i)}{\deg(i) + 1}}
+            \sum_{l=1}^{L-1} \mathbf{e}^{(l)}_i \Big), \qquad
+            \mathbf{e}_u = \frac{1}{\sqrt{n}} \sum_{i \in \mathcal{N}(u)}
+            \mathbf{f}_i,
+
+        :math:`(|\mathcal{I}|, d)`; :obj:`None` without a layer. The user
+        has :math:`n` items and an ego row of zeros. With one or two layers
+        :math:`\mathbf{e}_u` is the row that propagation over the grown
+        graph gives: the user's edges raise the degrees of the items, which
+        is in the two roots, and add zeros to :math:`\mathbf{e}^{(1)}_i`.
+        With more layers, the users who share items with the new one change
+        in that graph as well, which is left out here."""
+        weights = self.conv.weights
+        if len(weights) == 1:
+            return None
+        user, item = self.user_embedding.weight, self.item_embedding.weight
+        graph = as_graph(graph, self.num_users, self.num_items, item.device,
+                         item.dtype)
+        degree = graph.item_user.crow.diff().to(item.dtype).view(-1, 1)
+        out = weights[1] * item
+        if len(weights) > 2:
+            layers = propagate(graph, user, item, (0.0, *weights[2:]))[1]
+            out = out + layers * (degree / (degree + 1)).sqrt()
+        return out * (degree + 1).rsqrt()
 
     def run(self, graph: Adj | UserItemGraph, user_id: Tensor | None,
             item_id: Tensor | None, num_ego: int) -> tuple[Tensor, ...]:

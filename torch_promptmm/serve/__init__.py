@@ -4,6 +4,8 @@ imports no PyG."""
 from typing import TYPE_CHECKING
 
 from torch_promptmm._moved import lazily
+from torch_promptmm.serve.faiss_index import FaissIndex
+from torch_promptmm.serve.fold_in import FoldIn
 from torch_promptmm.serve.recommend import recommend
 from torch_promptmm.serve.recommender import Recommender
 
@@ -19,6 +21,8 @@ __getattr__, __dir__ = lazily(__name__, _FILES)
 
 __all__ = classes = [
     'Recommender',
+    'FoldIn',
+    'FaissIndex',
     'recommend',
     'save_student',
     'load_student',

@@ -9,8 +9,11 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.data import id_maps
 from torch_promptmm.data.contract import known_interactions
+from torch_promptmm.distill.distillation import Distillation
 from torch_promptmm.evaluate import embed_view, read_for
-from torch_promptmm.models import as_model
+from torch_promptmm.models import RankingModel, as_model
+from torch_promptmm.nn import UserItemGraph
+from torch_promptmm.serve.fold_in import FoldIn
 
 
 def parts_of_model(
@@ -30,4 +33,34 @@ def parts_of_model(
         'item_emb': item,
         'known': known_interactions(view),
         'ids': id_maps(data, view.edge_type),
+        'fold': _fold(ranked, UserItemGraph(view.edge_index, view.num_users,
+                                            view.num_items),
+                      score or ranked.score or 'dot'),
     }
+
+
+def parts_of_training(training: Distillation, model: str) -> dict[str, Any]:
+    r"""The same, of a model of a distiller."""
+    seen = training.require_seen()
+    user, item = training.embeddings(model)
+    fold = None
+    if model == 'student' or training.saved is None:
+        module = (training.parts.student if model == 'student'
+                  else training.teacher)
+        fold = _fold(module, seen.graph, training.score(model))
+    return {
+        'user_emb': user,
+        'item_emb': item,
+        'known': seen.known,
+        'ids': seen.ids,
+        'fold': fold,
+    }
+
+
+def _fold(model: RankingModel, graph: UserItemGraph,
+          score: str) -> FoldIn | None:
+    device = next((x.device for x in model.parameters()), None)
+    rows = model.fold_rows(graph.to(device))
+    if rows is None:
+        return None
+    return FoldIn(rows, torch.tensor(score == 'cosine', device=rows.device))

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from torch_promptmm.checks import check_ids, check_int, check_matrix
-from torch_promptmm.ranking import KnownItems, top_items
+from torch_promptmm.ranking import KnownItems
+from torch_promptmm.serve.search import LeftOut, search
+from torch_promptmm.serve.tables import table_rows
 
 
 @torch.no_grad()
@@ -37,20 +41,43 @@ def recommend(
     check_matrix('item_emb', item_emb, user_emb.size(1))
     num_users, num_items = user_emb.size(0), item_emb.size(0)
     user_ids = check_ids('user_ids', user_ids, num_users, 'user')
+    check_k(k, num_items)
+    user_ids = user_ids.to(user_emb.device)
+    left_out = LeftOut(len(user_ids), user_emb.device)
+    if known is not None:
+        left_out.add_known(as_known(known, num_users, num_items,
+                                    user_emb.device), user_ids)
+    query = table_rows(user_emb, None, user_ids)
+    wide = torch.promote_types(item_emb.dtype, torch.float)
+    return search(query.to(wide), item_emb, None, k, left_out,
+                  batch_size=batch_size)
+
+
+def check_k(k: Any, num_items: int) -> int:
+    r"""Returns :obj:`k` if it is a number of items to find."""
     if check_int('k', k, 1) > num_items:
         raise ValueError(f"'k' must not be larger than the catalogue of "
                          f"{num_items} items (got {k})")
-    if isinstance(known, Tensor):
-        if known.dim() != 2 or known.size(0) != 2:
-            raise ValueError(f"'known' must be of shape [2, E] (got "
-                             f"{list(known.shape)})")
-        check_ids('known', known[0], num_users, 'user')
-        check_ids('known', known[1], num_items, 'item')
-        known = KnownItems(known.to(user_emb.device), num_users)
-    user_ids = user_ids.to(user_emb.device)
-    items, scores = [user_ids.new_empty(0, k)], [user_emb.new_empty(0, k)]
-    for _, item, score in top_items(user_emb, item_emb, user_ids, k, known,
-                                    batch_size):
-        items.append(item.masked_fill(score.isneginf(), -1))
-        scores.append(score)
-    return torch.cat(items), torch.cat(scores)
+    return k
+
+
+def check_known(known: Any, num_users: int, num_items: int) -> Tensor:
+    r"""Returns :obj:`known` if it is interactions :math:`(2, E)`."""
+    if not isinstance(known, Tensor):
+        raise TypeError(f"'known' must be a torch.Tensor of shape [2, E] (got "
+                        f"'{type(known).__name__}')")
+    if known.dim() != 2 or known.size(0) != 2:
+        raise ValueError(f"'known' must be of shape [2, E] (got "
+                         f"{list(known.shape)})")
+    check_ids('known', known[0], num_users, 'user')
+    check_ids('known', known[1], num_items, 'item')
+    return known
+
+
+def as_known(known: Tensor | KnownItems, num_users: int, num_items: int,
+             device: torch.device) -> KnownItems:
+    r"""Returns interactions, by user, on a device."""
+    if isinstance(known, KnownItems):
+        return known
+    known = check_known(known, num_users, num_items)
+    return KnownItems(known.to(device), num_users)

@@ -9,46 +9,58 @@ from torch import Tensor
 
 from torch_promptmm.checks import (
     check_bool,
+    check_choice,
     check_ids,
     check_int,
-    check_matrix,
 )
-from torch_promptmm.ids import IdMap
-from torch_promptmm.nn.functional import unit_rows
+from torch_promptmm.ranking import KnownItems
+from torch_promptmm.serve.fold_in import FOLD_INS, mean_rows
 from torch_promptmm.serve.in_files import InFiles
-from torch_promptmm.serve.recommend import recommend
+from torch_promptmm.serve.lists import ItemLists, read_histories, read_lists
+from torch_promptmm.serve.recommend import as_known, check_k
+from torch_promptmm.serve.search import LeftOut, search
+from torch_promptmm.serve.served import Served
 
 if TYPE_CHECKING:  # Serving needs no PyG.
     from torch_geometric.data import HeteroData
 
 
-class Recommender(InFiles):
+class Recommender(InFiles, Served):
     r"""What serves: one vector for each user and item, whose dot product is
-    the score, with what the users have already and the data's own ids.
+    the score, with what the users have already and the data's own ids. It
+    needs neither PyG nor features.
 
     It holds its embeddings: a model that is trained further does not change
-    it.
+    it. Its tensors are not to be changed either.
 
     Args:
-        user_emb (torch.Tensor): User embeddings :math:`(|\mathcal{U}|, d)`.
+        user_emb (torch.Tensor): User embeddings :math:`(|\mathcal{U}|, d)`:
+            floating-point, or int8 with :obj:`scales`.
         item_emb (torch.Tensor): Item embeddings :math:`(|\mathcal{I}|, d)`.
         known (torch.Tensor, optional): The interactions :math:`(2, E)` that
             are not recommended. (default: :obj:`None`)
         ids (dict, optional): The :class:`~torch_promptmm.data.IdMap` of
             :obj:`"user"` and of :obj:`"item"`. (default: :obj:`None`)
+        scales (dict, optional): What rows of int8 are multiplied by, under
+            :obj:`"user"` :math:`(|\mathcal{U}|)` and :obj:`"item"`
+            :math:`(|\mathcal{I}|)`. (default: :obj:`None`)
+        cold (torch.Tensor, optional): Which items nobody had in training
+            :math:`(|\mathcal{I}|)`, boolean. (default: by
+            :obj:`popularity`, if that is known)
+        popularity (torch.Tensor, optional): How many users had each item
+            :math:`(|\mathcal{I}|)`. (default: counted in :obj:`known`, if
+            that is given)
+        fold (FoldIn, optional): What new users are made of.
+            (default: :obj:`None`)
+        meta (dict, optional): Plain values: metrics, a name, a version.
+            (default: :obj:`None`)
+        index (str, optional): How the best items are found: by comparing
+            all (:obj:`None`), or by :obj:`"faiss-flat"`,
+            :obj:`"faiss-hnsw"` or :obj:`"faiss-ivf"`, which needs
+            :obj:`faiss-cpu`. (default: :obj:`None`)
+        **kwargs (optional): Arguments of
+            :class:`~torch_promptmm.serve.FaissIndex`.
     """
-    def __init__(
-        self,
-        user_emb: Tensor,
-        item_emb: Tensor,
-        known: Tensor | None = None,
-        ids: dict[str, IdMap] | None = None,
-    ) -> None:
-        check_matrix('user_emb', user_emb)
-        check_matrix('item_emb', item_emb, user_emb.size(1))
-        self.user_emb, self.item_emb = user_emb, item_emb
-        self.known, self.ids = known, dict(ids or {})
-
     @classmethod
     def from_model(
         cls,
@@ -73,31 +85,16 @@ class Recommender(InFiles):
         from torch_promptmm.serve.of_model import parts_of_model
         return cls(**parts_of_model(model, data, score, edge_type))
 
-    @property
-    def num_users(self) -> int:
-        r"""The number of users."""
-        return self.user_emb.size(0)
-
-    @property
-    def num_items(self) -> int:
-        r"""The number of items."""
-        return self.item_emb.size(0)
-
-    def to(self, device: Any) -> Recommender:
-        r"""Returns the recommender on a device; itself if it is there."""
-        if self.user_emb.device == torch.device(device):
-            return self
-        return Recommender(self.user_emb.to(device), self.item_emb.to(device),
-                           self.known, self.ids)
-
     def recommend(
         self,
         user_ids: Any,
         k: int = 20,
         exclude_known: bool = True,
-        known: Tensor | None = None,
+        known: Tensor | KnownItems | None = None,
         batch_size: int | None = None,
         raw: bool = False,
+        candidates: Any = None,
+        exclude: Any = None,
     ) -> tuple[Any, Tensor]:
         r"""Returns the best items of users.
 
@@ -111,37 +108,105 @@ class Recommender(InFiles):
                 :math:`(2, E)` to leave out instead. (default: :obj:`None`)
             batch_size (int, optional): Users ranked at a time.
                 (default: as many as 64 MiB of scores hold)
-            raw (bool, optional): If :obj:`True`, users are given and items
-                returned by the ids of the data's own (see
+            raw (bool, optional): If :obj:`True`, users and items are given
+                and items returned by the ids of the data's own (see
                 :class:`~torch_promptmm.data.IdMap`): items are then a list
                 of lists, with :obj:`None` where there is no item left.
                 (default: :obj:`False`)
+            candidates (torch.Tensor or list, optional): The only items to
+                choose from: one list for all users, or one for each.
+                (default: all)
+            exclude (torch.Tensor or list, optional): Items to leave out in
+                this call as well, in the same form. (default: none)
 
         Returns:
             Items :math:`(B, k)` and scores :math:`(B, k)`, best first. For a
             user with fewer items left, the rest are item -1 with score
             :math:`-\infty`.
         """
+        if check_bool('raw', raw):
+            user_ids = self._id_map('user').encode(user_ids)
+        users = check_ids('user_ids', user_ids, self.num_users,
+                          'user').to(self.device)
+        left_out = LeftOut(len(users), self.device)
         if not check_bool('exclude_known', exclude_known):
             if known is not None:
                 raise ValueError("'known' is left out, but 'exclude_known' is "
                                  "False")
-        elif known is None:
-            known = self.known
-        if not check_bool('raw', raw):
-            return recommend(self.user_emb, self.item_emb, user_ids, k, known,
-                             batch_size)
-        users, items = self._id_map('user'), self._id_map('item')
-        found, scores = recommend(self.user_emb, self.item_emb,
-                                  users.encode(user_ids), k, known,
-                                  batch_size)
-        return items.decode(found), scores
+        elif known is not None:
+            left_out.add_known(as_known(known, self.num_users, self.num_items,
+                                        self.device), users)
+        elif self.known is not None:
+            left_out.add_known(self._known, users)
+        return self._best(self._rows('user', users), k, left_out, candidates,
+                          exclude, batch_size, raw)
 
-    def similar_items(self, item_ids: Any, k: int = 20,
-                      batch_size: int | None = None
-                      ) -> tuple[Tensor, Tensor]:
+    def recommend_from_history(
+        self,
+        histories: Any,
+        k: int = 20,
+        exclude_known: bool = True,
+        batch_size: int | None = None,
+        raw: bool = False,
+        candidates: Any = None,
+        exclude: Any = None,
+        fold_in: str | None = None,
+    ) -> tuple[Any, Tensor]:
+        r"""Returns the best items of users nobody has trained, from all that
+        each of them has.
+
+        A recommender of a LightGCN gives such a user the row that
+        propagation over the grown graph would
+        (:meth:`LightGCN.fold_rows()
+        <torch_promptmm.models.LightGCN.fold_rows>`), each of them alone;
+        the items' vectors stay as they are, and nothing is remembered.
+
+        Args:
+            histories (list): For each user, the items that he has, each one
+                once; in any order, repeats do not count.
+            k (int, optional): See :meth:`recommend`. (default: :obj:`20`)
+            exclude_known (bool, optional): Leave out what is in his history.
+                (default: :obj:`True`)
+            batch_size (int, optional): See :meth:`recommend`.
+            raw (bool, optional): See :meth:`recommend`.
+                (default: :obj:`False`)
+            candidates (torch.Tensor or list, optional): See
+                :meth:`recommend`.
+            exclude (torch.Tensor or list, optional): See :meth:`recommend`.
+            fold_in (str, optional): :obj:`"propagate"`, or :obj:`"mean"` of
+                the vectors of his items, which any model allows.
+                (default: :obj:`"propagate"`, where the model has it)
+        """
+        ids = self._id_map('item') if check_bool('raw', raw) else None
+        lists = read_histories(histories, self.num_items, ids, self.device)
+        if fold_in is None:
+            fold_in = 'mean' if self.fold is None else 'propagate'
+        check_choice('fold_in', fold_in, FOLD_INS)
+        left_out = LeftOut(len(histories), self.device)
+        if check_bool('exclude_known', exclude_known):
+            left_out.add_lists(lists)
+        if fold_in == 'mean':
+            query = mean_rows(self.item_emb, self._scale('item'), lists,
+                              len(histories))
+        elif self.fold is None:
+            raise ValueError("'fold_in' is 'propagate', but the recommender "
+                             "has no 'fold', which a LightGCN gives; use "
+                             "fold_in='mean'")
+        else:
+            query = self.fold.users(lists, len(histories))
+        return self._best(query, k, left_out, candidates, exclude, batch_size,
+                          raw)
+
+    def similar_items(
+        self,
+        item_ids: Any,
+        k: int = 20,
+        batch_size: int | None = None,
+        raw: bool = False,
+        exclude_self: bool = True,
+    ) -> tuple[Any, Tensor]:
         r"""Returns the items whose vectors have the highest cosine with
-        those of given items, without these themselves.
+        those of given items. They are found by comparing all.
 
         Args:
             item_ids (torch.Tensor or list): Items :math:`(B)`.
@@ -149,17 +214,32 @@ class Recommender(InFiles):
                 (default: :obj:`20`)
             batch_size (int, optional): Items ranked at a time.
                 (default: as many as 64 MiB of scores hold)
+            raw (bool, optional): See :meth:`recommend`.
+                (default: :obj:`False`)
+            exclude_self (bool, optional): Leave out the item itself.
+                (default: :obj:`True`)
 
         Returns:
             Items :math:`(B, k)` and cosines :math:`(B, k)`, best first.
         """
-        if check_int('k', k, 1) >= self.num_items:
-            raise ValueError(f"'k' must be below the number of items, "
-                             f"{self.num_items} (got {k})")
-        item_ids = check_ids('item_ids', item_ids, self.num_items, 'item')
-        unit = unit_rows(self.item_emb)
-        return recommend(unit, unit, item_ids, k,
-                         torch.stack([item_ids.unique()] * 2), batch_size)
+        if check_bool('exclude_self', exclude_self):
+            if check_int('k', k, 1) >= self.num_items:
+                raise ValueError(f"'k' must be below the number of items, "
+                                 f"{self.num_items} (got {k})")
+        ids = self._id_map('item') if check_bool('raw', raw) else None
+        items = check_ids('item_ids', item_ids if ids is None
+                          else ids.encode(item_ids), self.num_items,
+                          'item').to(self.device)
+        left_out = LeftOut(len(items), self.device)
+        if exclude_self:
+            left_out.add_lists(ItemLists(left_out.row, items))
+        query, scale = self._rows('item', items), self._scale('item')
+        norm = self._inverse_norm
+        found, cosines = search(
+            query * norm[items].view(-1, 1), self.item_emb,
+            norm if scale is None else norm * scale,
+            check_k(k, self.num_items), left_out, None, batch_size)
+        return found if ids is None else ids.decode(found), cosines
 
     def predict(self, user_ids: Any, item_ids: Any) -> Tensor:
         r"""Returns the scores of pairs :math:`(B)`.
@@ -174,20 +254,34 @@ class Recommender(InFiles):
             raise ValueError(f"'user_ids' and 'item_ids' must be of one "
                              f"length (got {user_ids.numel()} and "
                              f"{item_ids.numel()})")
-        device = self.user_emb.device
-        return (self.user_emb[user_ids.to(device)] *
-                self.item_emb[item_ids.to(device)]).sum(dim=-1)
+        return (self._rows('user', user_ids.to(self.device)) *
+                self._rows('item', item_ids.to(self.device))).sum(dim=-1)
 
-    def _id_map(self, kind: str) -> IdMap:
-        ids = self.ids.get(kind)
-        if ids is None:
-            raise ValueError(f"'raw=True' needs the {kind}s' own ids, which "
-                             f"the data did not have: read it with "
-                             f"torch_promptmm.data.read_interactions, or add "
-                             f"them with torch_promptmm.data.set_ids")
-        return ids
+    def _best(self, query: Tensor, k: int, left_out: LeftOut,
+              candidates: Any, exclude: Any, batch_size: int | None,
+              raw: bool) -> tuple[Any, Tensor]:
+        check_k(k, self.num_items)
+        ids = self._id_map('item') if raw else None
+        size = query.size(0)
+        if exclude is not None:
+            left_out.add_lists(read_lists('exclude', exclude, size,
+                                          self.num_items, ids, self.device))
+        only = None
+        if candidates is not None:
+            only = read_lists('candidates', candidates, size, self.num_items,
+                              ids, self.device)
+            if only.row is None and only.item.numel() == 0:
+                raise ValueError("'candidates' is empty; leave it out to "
+                                 "choose from all items")
+        table, scale = self.item_emb, self._scale('item')
+        query = query.to(torch.promote_types(
+            torch.float, table.dtype if scale is None else torch.float))
 
-    def __repr__(self) -> str:
-        return (f'{self.__class__.__name__}(num_users={self.num_users}, '
-                f'num_items={self.num_items}, '
-                f'channels={self.user_emb.size(1)})')
+        def exact(query: Tensor, left_out: LeftOut) -> tuple[Tensor, Tensor]:
+            return search(query, table, scale, k, left_out, only, batch_size)
+
+        # An index knows no candidates; with a few of them it would find none.
+        found, scores = (
+            exact(query, left_out) if self.index is None or only is not None
+            else self.index.search(query, k, left_out, exact))
+        return found if ids is None else ids.decode(found), scores
