@@ -26,7 +26,9 @@ from torch_promptmm.serve.directory import (
     MANIFEST,
     read_directory,
     read_manifest,
+    write_directory,
 )
+from torch_promptmm.serve.fold_in import FoldIn
 
 U, I, D = 6, 5, 3
 EDGES = torch.tensor([[5, 0, 0, 1, 2, 5, 0], [3, 4, 1, 0, 2, 1, 3]])
@@ -202,23 +204,51 @@ def test_a_failed_write_leaves_the_old_one(
     assert sorted(os.listdir(tmp_path)) == ['old']  # Nor is a folder left.
 
 
-@pytest.mark.parametrize(('rec', 'match'), [
-    (lambda: Recommender(torch.full((2, 2), torch.nan), torch.eye(2)),
-     "'user_emb' has a NaN"),
-    (lambda: Recommender(torch.eye(2), torch.eye(2), ids=dict(
-        user=IdMap(['a']))), "'ids' has 1 users instead of 2"),
-    (lambda: Recommender(torch.eye(2), torch.eye(2),
-                         torch.tensor([[0], [2]])), "'known.item' has the "
-     "item 2, but there are 2"),
-    (lambda: Recommender(torch.eye(2), torch.eye(2),
-                         torch.tensor([[2], [0]])), "'known.degree' has the "
-     r"shape \[3\] instead of \[2\]"),
+@pytest.mark.parametrize(('changed', 'match'), [
+    (dict(user_emb=torch.full((U, D), torch.nan)), "'user_emb' has a NaN"),
+    (dict(ids=dict(user=IdMap(['a']))), "'ids' has 1 users instead of 6"),
+    (dict(known=torch.tensor([[0], [I]])), "'known.item' has the item 5, but "
+     'there are 5'),
+    (dict(known=torch.tensor([[U], [0]])), "'known.degree' has the shape "
+     r'\[7\] instead of \[6\]'),
+    (dict(meta={'recall': float('nan')}), "'meta' must hold plain values"),
+    (dict(meta={'model': torch.nn.Linear(1, 1)}), "'meta' must hold plain"),
 ])
-def test_what_could_not_be_read_is_not_written(rec: Any, match: str,
-                                               tmp_path: Path) -> None:
+def test_what_could_not_be_read_is_not_written(
+    changed: dict,
+    match: str,
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ValueError, match=match):
-        rec().save(tmp_path / 'model')
+        write_directory(tmp_path / 'model', {**make().parts(), **changed})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'int8'])
+def test_all_that_it_holds(dtype: str, tmp_path: Path) -> None:
+    rec = make()
+    rec = Recommender(
+        rec.user_emb, rec.item_emb, rec.known, rec.ids,
+        cold=torch.tensor([True, False, False, True, False]),
+        popularity=torch.tensor([3, 0, 70_000, 1, 2]),
+        fold=FoldIn(rec.item_emb + 1, torch.tensor(True)),
+        meta={'metrics': {'recall@20': 0.25}, 'name': 'x', 'tags': [1, None]},
+    ).to_dtype(dtype)
+    rec.save(tmp_path)
+    for mmap in (True, False):
+        got = Recommender.load(tmp_path, mmap)
+        assert same(rec, got) and got.meta == rec.meta
+        for key in ('cold', 'popularity'):
+            assert torch.equal(getattr(got, key), getattr(rec, key))
+            assert getattr(got, key).dtype == getattr(rec, key).dtype
+        assert got.fold.rows.dtype == rec.fold.rows.dtype
+        assert all(map(torch.equal, got.fold, rec.fold))
+        assert (got.scales is None) == (dtype != 'int8')
+        for kind, x in (rec.scales or {}).items():
+            assert torch.equal(got.scales[kind], x)
+        for call in (lambda x: x.recommend([5, 0], 2),
+                     lambda x: x.recommend_from_history([[1, 2]], 2)):
+            assert all(map(torch.equal, call(got), call(rec)))
 
 
 def test_a_file_is_not_overwritten_by_a_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch_promptmm.data import set_ids
 from torch_promptmm.datasets import SyntheticMultimodal
 from torch_promptmm.loss import as_scored
 from torch_promptmm.nn import UserItemGraph
-from torch_promptmm.serve import load_student, recommend
+from torch_promptmm.serve import Recommender, load_student, recommend
 
 FILES = Path(__file__).parents[1] / 'files' / 'v0.1.0'
 WANTED = json.loads((FILES / 'wanted.json').read_text('utf-8'))
@@ -104,3 +104,14 @@ def test_checkpoint(splits: list, tmp_path: Path) -> None:
                             **{**RUN, 'epochs': 5})
     assert len(history['teacher']) == 3 and len(history['student']) == 5
     check(distiller, 'resumed', splits[2])
+
+
+def test_a_folder_of_format_1() -> None:
+    folder = FILES.parent / 'recommender-1'
+    wanted = json.loads((folder / 'wanted.json').read_text('utf-8'))
+    rec = Recommender.load(folder)
+    items, scores = rec.recommend(['u0', 'u3'], 4, raw=True)
+    assert items == wanted['items'] and rec.meta == wanted['meta']
+    assert_close(scores, torch.tensor(wanted['scores']))
+    folded, _ = rec.recommend_from_history([[1, 2]], 3)
+    assert folded.tolist() == wanted['folded']

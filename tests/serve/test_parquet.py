@@ -84,3 +84,13 @@ def test_ranked_in_duckdb(rec: Recommender, tmp_path: Path) -> None:
     items, scores = rec.recommend(['u3'], 4, raw=True)
     assert [x for x, _ in rows] == items[0]
     assert [x for _, x in rows] == pytest.approx(scores[0].tolist(), rel=1e-5)
+
+
+def test_of_int8(rec: Recommender, tmp_path: Path) -> None:
+    rec.to_dtype('int8').to_parquet(tmp_path)
+    vectors = np.array(pq.read_table(tmp_path / 'items.parquet')[
+        'vector'].to_pylist())
+    assert np.abs(vectors - rec.item_emb.numpy()).max() < 0.02
+    table = pq.read_table(tmp_path / 'items.parquet')
+    assert table['popularity'].to_pylist() == [1, 2, 0, 2, 1]
+    assert table['cold'].to_pylist() == [False, False, True, False, False]

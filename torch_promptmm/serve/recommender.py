@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # Serving needs no PyG.
     from torch_geometric.data import HeteroData
 
 
-class Recommender(Served, InFiles):
+class Recommender(InFiles, Served):
     r"""What serves: one vector for each user and item, whose dot product is
     the score, with what the users have already and the data's own ids. It
     needs neither PyG nor features.

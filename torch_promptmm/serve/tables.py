@@ -32,15 +32,18 @@ def check_table(name: str, value: Any, scale: Tensor | None,
                              f"[{value.size(0)}] for '{name}', which is int8 "
                              f"(got {found}); Recommender.to_dtype('int8') "
                              f"makes both")
-        finite = scale.isfinite()
+        numbers = scale
     else:
         check_matrix(name, value, channels)
         if scale is not None:
             raise ValueError(f"'scales' are for tables of int8, but '{name}' "
                              f"is {value.dtype}; leave them out")
-        finite = value.isfinite()
-    if value.device.type != 'meta' and not bool(finite.all()):
-        row = int((~finite).nonzero()[0, 0])
+        numbers = value
+    if value.device.type == 'meta' or numbers.numel() == 0:
+        return value
+    # A NaN stays in both; a tenth of the time of `isfinite`, and no memory.
+    if not all(x.isfinite() for x in numbers.aminmax()):
+        row = int((~numbers.isfinite()).nonzero()[0, 0])
         raise ValueError(f"'{name}' must be finite, but row {row} is not; "
                          f"has training diverged?")
     return value
