@@ -123,7 +123,8 @@ def test_without_a_layer_there_is_the_mean() -> None:
 
 @pytest.mark.parametrize('fold_in', [None, 'mean'])
 def test_the_mean_of_the_items(fold_in: str | None) -> None:
-    rec = Recommender.from_model(MF(12, 12), TRAIN)
+    rec = Recommender.from_model(
+        MF(TRAIN['user'].num_nodes, TRAIN['item'].num_nodes), TRAIN)
     assert rec.fold is None
     histories = [[3, 7, 3], [5]]
     items, scores = rec.recommend_from_history(histories, 4, fold_in=fold_in)

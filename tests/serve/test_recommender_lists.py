@@ -85,10 +85,11 @@ def test_both_and_what_is_known_elsewhere(rec) -> None:
 
 
 def test_what_is_known_is_sorted_once(rec, monkeypatch) -> None:
-    rec.recommend([0], 3)
-    monkeypatch.setattr('torch_promptmm.serve.recommend.KnownItems', None)
     first = rec.recommend([0], 3)
+    monkeypatch.setattr(KnownItems, '__init__', None)
     assert_close(first, rec.recommend([0], 3))
+    with pytest.raises(TypeError):
+        rec.recommend([0], 3, known=rec.known)
 
 
 def test_what_it_holds(rec) -> None:
