@@ -109,7 +109,8 @@ def search(
     values = [query.new_empty(0, k)]
     allowed = None
     if candidates is not None and candidates.row is not None:
-        allowed = KnownItems(torch.stack([*candidates]), query.size(0))
+        allowed = KnownItems(
+            torch.stack([candidates.row, candidates.item]), query.size(0))
     for first in range(0, query.size(0), step):
         rows = slice(first, first + step)
         scores = rank.scores(query[rows])

@@ -44,7 +44,7 @@ class Served:
         if user_emb.device != item_emb.device:
             raise ValueError(f"'user_emb' and 'item_emb' must be on one device "
                              f"(got {user_emb.device} and {item_emb.device})")
-        self.user_emb, self.item_emb = user_emb, item_emb
+        self.user_emb, self.item_emb = user_emb.detach(), item_emb.detach()
         self.scales = dict(scales) if scales else None
         self.ids, self.meta = dict(ids or {}), dict(meta or {})
         for kind, num in (('user', self.num_users), ('item', self.num_items)):
