@@ -178,7 +178,7 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
         for each in error.errors()]}, 422)
 
 
-def _check_token(token: str) -> Callable[..., None]:
+def _check_token(token: str) -> Callable[..., Any]:
     wanted = token.encode()
 
     async def check(given: Credentials) -> None:

@@ -29,6 +29,12 @@ class TopItems(torch.nn.Module):
         known (torch.Tensor, optional): Interactions :math:`(2, E)` that are
             left out. (default: :obj:`None`)
     """
+    user_emb: Tensor
+    item_emb: Tensor
+    degree: Tensor
+    start: Tensor
+    known: Tensor
+
     def __init__(self, user_emb: Tensor, item_emb: Tensor, k: int,
                  known: Tensor | None = None) -> None:
         super().__init__()
