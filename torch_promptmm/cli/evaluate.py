@@ -55,14 +55,14 @@ def run(args: Namespace) -> dict[str, Any]:
         seen = int(torch.isin(held, key).sum())
         known = known[:, ~torch.isin(key, held)]
     scales = model.scales or {}
-    tables = [table_rows(model.user_emb, scales.get('user')),
-              table_rows(model.item_emb, scales.get('item'))]
+    user = table_rows(model.user_emb, scales.get('user'))
+    item = table_rows(model.item_emb, scales.get('item'))
     return {
         'users': int(held_out[0].unique().numel()),
         'interactions': held_out.size(1),
         'known to the model': seen,
         'repairs': str(data.report),
-        'metrics': evaluate_embeddings(*tables, held_out, known, args.k,
+        'metrics': evaluate_embeddings(user, item, held_out, known, args.k,
                                        metrics=args.metrics),
     }
 

@@ -83,6 +83,7 @@ def _text(error: Exception) -> str:
     return f'{type(error).__name__}: {text} (--debug shows where)'
 
 
-def _one_line(message: Any, category: type, *args: Any) -> None:
+def _one_line(message: Warning | str, category: type[Warning],
+              *args: Any, **kwargs: Any) -> None:
     text = ' '.join(str(message).split())
     print(f'promptmm: warning: {text}', file=sys.stderr)

@@ -69,9 +69,14 @@ def add_table(parser: ArgumentParser) -> None:
     from torch_promptmm.data import read_interactions
     parser.add_argument('table', type=str,
                         help='The interactions: CSV, TSV, Parquet, .inter.')
-    every = inspect.signature(read_interactions).parameters
-    parser.add_function_arguments(read_interactions, skip=set(every) - {
-        *TABLE})
+    add_from(parser, read_interactions, TABLE)
+
+
+def add_from(parser: ArgumentParser, function: Any,
+             names: tuple[str, ...]) -> None:
+    r"""Adds some of a function's arguments, with its help and defaults."""
+    skip: set[str | int] = {*inspect.signature(function).parameters}
+    parser.add_function_arguments(function, skip=skip - {*names})
 
 
 def read_table(args: Namespace, **kwargs: Any) -> Any:

@@ -63,7 +63,7 @@ def run(args: Namespace) -> None:
     out = None if args.out is None else check_out(args)
     version = Version(Recommender.load(args.model), args.model)
     model = version.recommender
-    options = {} if args.history else {
+    options: dict[str, Any] = {} if args.history else {
         'exclude_known': not args.include_known}
     for name in ('candidates', 'exclude'):
         if args[name] is not None:

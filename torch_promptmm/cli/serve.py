@@ -8,14 +8,18 @@ which others on the machine can see.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 
-from torch_promptmm.cli.parser import ArgumentParser, Namespace, add_model
+from torch_promptmm.cli.parser import (
+    ArgumentParser,
+    Namespace,
+    add_from,
+    add_model,
+)
 from torch_promptmm.serve.app import create_app
 from torch_promptmm.serve.live import LiveModel
 
@@ -42,8 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         'replaced.')
     add('--token_file', type=str, help='A file with the token that clients '
         'must send.')
-    every = inspect.signature(create_app).parameters
-    parser.add_function_arguments(create_app, skip=set(every) - {*OPTIONS})
+    add_from(parser, create_app, OPTIONS)
 
 
 def run(args: Namespace) -> None:

@@ -10,7 +10,6 @@ the table has already.
 
 from __future__ import annotations
 
-import inspect
 import time
 from dataclasses import fields
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from torch_promptmm import PromptMMDistiller
 from torch_promptmm.cli.parser import (
     ArgumentParser,
     Namespace,
+    add_from,
     add_out,
     add_table,
     check_out,
@@ -80,8 +80,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help='The preset of the settings below.')
     add('--print_config', action='store_true',
         help='Print these options as YAML, for --config, and end.')
-    every = inspect.signature(train).parameters
-    parser.add_function_arguments(train, skip=set(every) - {*TRAINING})
+    add_from(parser, train, TRAINING)
     parser.add_class_arguments(Settings, 'settings')
 
 

@@ -178,7 +178,7 @@ async def _refused(request: Request, error: Any) -> JSONResponse:
         for each in error.errors()]}, 422)
 
 
-def _check_token(token: str) -> Callable[..., None]:
+def _check_token(token: str) -> Callable[..., Any]:
     wanted = token.encode()
 
     async def check(given: Credentials) -> None:
@@ -194,7 +194,12 @@ def _add_routes(app: FastAPI, service: Service, checks: list[Any]) -> None:
     codes = [400, 404, 408, 413, 500, 503] + [401] * bool(checks)
     shared: dict[str, Any] = {
         'dependencies': checks,
-        'responses': {code: {'model': Problem} for code in codes},
+        'responses': {
+            **{code: {'model': Problem} for code in codes},
+            # Starlette's own, where the length says so beforehand.
+            413: {'model': Problem,
+                  'content': {'text/plain': {'schema': {'type': 'string'}}}},
+        },
     }
 
     @app.post('/recommend', response_model=Answer, **shared)

@@ -126,7 +126,7 @@ class LiveModel:
         r"""Looks for a new version and takes it; returns whether it did.
         What is being computed with the old one goes on with it."""
         stamp = self._stamp()
-        if stamp == self._seen:
+        if self.path is None or stamp == self._seen:
             return False
         # Before it is loaded: what changes meanwhile is seen the next time.
         self._seen = stamp
