@@ -106,7 +106,7 @@ class FeatureMaps(torch.nn.Module):
         if self.normalize:
             scale = self._scale[name] = self._scale[name].to(out)
             out = out * take(scale, item_id).view(-1, 1)
-        return take(out + linear.bias if self.bias else out, back)
+        return take(out if linear.bias is None else out + linear.bias, back)
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.features}, '

@@ -72,7 +72,7 @@ class PromptedReduction(StandardLinear):
           :obj:`None`
         - **output:** reduced features :math:`(n, d)`
     """
-    bias: Tensor
+    bias: Tensor  # type: ignore[assignment]
     gram: Tensor
 
     def __init__(

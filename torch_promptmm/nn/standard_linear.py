@@ -31,6 +31,7 @@ class StandardLinear(torch.nn.Module):
         - **input:** features :math:`(n, d_m)`
         - **output:** :math:`(n, d)`
     """
+    bias: Tensor | None
     mean: Tensor
     scale: Tensor
     num_items: Tensor
