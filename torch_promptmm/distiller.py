@@ -3,7 +3,7 @@ r"""The front door: teacher, prompt and student, and what is done with them."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 
 from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.data import read_graph
-from torch_promptmm.distill import Parts
+from torch_promptmm.distill import Parts, Update, add_items, update
 from torch_promptmm.distill.build import (
     Teachers,
     as_teacher,
@@ -222,10 +222,26 @@ class PromptMMDistiller(torch.nn.Module):
         return fit_stage(self._training, 'student', train_data, val_data,
                          **kwargs)
 
+    def update(self, data: HeteroData | Tensor,
+               val_data: HeteroData | None = None, **kwargs: Any) -> Update:
+        r"""Takes in new interactions, and users and items that are new, and
+        trains the student further, without the teacher; see
+        :func:`~torch_promptmm.distill.update`."""
+        return update(self._training, data, val_data, **kwargs)
+
+    def add_items(self, features: Mapping[str, Tensor],
+                  ids: Iterable[Any] | None = None, **kwargs: Any) -> Tensor:
+        r"""Takes in items that nobody has had yet, and returns their numbers;
+        see :func:`~torch_promptmm.distill.add_items`."""
+        return add_items(self._training, features, ids, **kwargs)
+
     def recommender(self, model: str = 'student') -> Recommender:
         r"""Returns what serves: a model's embeddings as they are now."""
         seen = self._training.require_seen()
-        return Recommender(*self.embeddings(model), seen.known, seen.ids)
+        out = Recommender(*self.embeddings(model), seen.known, seen.ids)
+        if model == 'student':
+            out.content_map = self._training.growth.content_map
+        return out
 
     def embeddings(self, model: str = 'student') -> tuple[Tensor, Tensor]:
         r"""Returns user and item embeddings, whose product is the score."""
@@ -274,15 +290,17 @@ class PromptMMDistiller(torch.nn.Module):
         check_path('path', path)
         check_choice('teacher_tables', teacher_tables, TABLES)
         training = self._training
-        seen, models = training.require_seen('save'), ['student']
-        if teacher_tables != 'none' and (self.teacher is not None
-                                         or training.saved is not None):
-            models.append('teacher')
+        seen, models = training.require_seen('save'), training.tables_to_save()
+        if teacher_tables == 'none':
+            models = ['student']
+        teacher, prompt = self.teacher, self.prompt
+        if training.growth.grown:  # They do not know all users and items.
+            teacher = prompt = None
         write_distiller(path, DistillerParts(
-            self.teacher, self.student, self.prompt, self.projections,
+            teacher, self.student, prompt, self.projections,
             self.settings.to_dict(), self.edge_type, self.modalities, seen,
             {model: self.embeddings(model) for model in models},
-            training.teacher_state, training.started),
+            training.teacher_state, training.started, training.growth),
             teacher_tables)
 
     @classmethod
@@ -298,7 +316,8 @@ class PromptMMDistiller(torch.nn.Module):
                   **parts.settings)
         out.projections.restore(parts.projections)
         out._training.restore(parts.seen, parts.finals.get('teacher'),
-                              parts.teacher_state, parts.started)
+                              parts.teacher_state, parts.started,
+                              parts.growth)
         return out
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@ r"""What serves: embeddings, and recommendations from them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch_promptmm.data.contract import known_interactions
 from torch_promptmm.evaluate import embed_view, read_for
 from torch_promptmm.models import as_model
 from torch_promptmm.nn import unit_rows
+from torch_promptmm.nn.content_map import ContentMap, new_items
 from torch_promptmm.serve.recommend import recommend
 
 
@@ -48,6 +50,8 @@ class Recommender:
         check_matrix('item_emb', item_emb, user_emb.size(1))
         self.user_emb, self.item_emb = user_emb, item_emb
         self.known, self.ids = known, dict(ids or {})
+        # From content to item embeddings, where a distiller learned one.
+        self.content_map: ContentMap | None = None
 
     @classmethod
     def from_model(
@@ -90,8 +94,10 @@ class Recommender:
         r"""Returns the recommender on a device; itself if it is there."""
         if self.user_emb.device == torch.device(device):
             return self
-        return Recommender(self.user_emb.to(device), self.item_emb.to(device),
-                           self.known, self.ids)
+        out = Recommender(self.user_emb.to(device), self.item_emb.to(device),
+                          self.known, self.ids)
+        out.content_map = self.content_map
+        return out
 
     def recommend(
         self,
@@ -139,6 +145,38 @@ class Recommender:
                                   users.encode(user_ids), k, known,
                                   batch_size)
         return items.decode(found), scores
+
+    def add_items(
+        self,
+        features: Mapping[str, Tensor],
+        ids: Iterable[Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        calibrate: bool = True,
+    ) -> Tensor:
+        r"""Adds items that nobody has had yet, behind the others, where their
+        content says; see :func:`~torch_promptmm.nn.content_map.new_items`.
+
+        Args:
+            features (dict): Features :math:`(n, d_m)` of one or more of the
+                modalities.
+            ids (Iterable, optional): Their raw ids, where the others have
+                some. (default: :obj:`None`)
+            masks (dict, optional): For some modalities, True where the item
+                has it :math:`(n)`. (default: :obj:`None`)
+            calibrate (bool, optional): If :obj:`False`, they rise as high as
+                the map puts them, not as validation has found best.
+                (default: :obj:`True`)
+
+        Returns:
+            Their numbers :math:`(n)`.
+        """
+        rows, item_ids = new_items(self.content_map, self.ids.get('item'),
+                                   features, ids, masks, calibrate)
+        start = self.num_items
+        self.item_emb = torch.cat([self.item_emb, rows.to(self.item_emb)])
+        if item_ids is not None:
+            self.ids['item'] = item_ids
+        return torch.arange(start, self.num_items)
 
     def similar_items(self, item_ids: Any, k: int = 20,
                       batch_size: int | None = None
