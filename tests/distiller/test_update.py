@@ -122,7 +122,15 @@ def test_anchor_holds_the_lists(trained: PromptMMDistiller,
         out = again.update(new, anchor=anchor, epochs=6, lr=0.02, **QUICK)
         lists.append(out.history[-1]['list'])
     assert lists[1] < lists[0]
+    assert 'list' in again.update(new, epochs=1, **QUICK).history[0]
+    out = again.update(new, anchor=0.0, epochs=1, **QUICK)
+    assert 'list' not in out.history[0]
+    again.save(tmp_path / 'b', teacher_tables='none')
+    again = PromptMMDistiller.load(tmp_path / 'b')
     assert 'list' not in again.update(new, epochs=1, **QUICK).history[0]
+    again.update(torch.tensor([[sizes(again)[0]], [0]]), epochs=0, **QUICK)
+    with pytest.raises(ValueError, match='which was not kept'):
+        again.update(new, anchor=1.0, **QUICK)
 
 
 def test_raw_ids_say_who_is_who(blocks: BlockDataset, make: Make) -> None:

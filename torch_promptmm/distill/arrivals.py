@@ -80,12 +80,14 @@ def read_arrivals(
     if edge_index.numel() > 0 and int(edge_index.min()) < 0:
         raise ValueError(f"'data' must have no negative number (got "
                          f"{int(edge_index.min())})")
-    ids, new = dict(seen.ids), []
-    for row, (kind, given) in enumerate((('user', users), ('item', items))):
-        top = int(edge_index[row].max()) + 1 if edge_index.numel() > 0 else 0
-        new.append(_grown_ids(ids, kind, given, sizes[row], top))
-    features = dict(features or {})
-    return Arrivals(edge_index, *new, ids, features, dict(masks or {}))
+    ids = dict(seen.ids)
+    num_users, num_items = (
+        _grown_ids(ids, kind, given, old, int(row.max(initial=-1)) + 1)
+        for kind, given, old, row in zip(('user', 'item'), (users, items),
+                                         sizes, edge_index.numpy(),
+                                         strict=True))
+    return Arrivals(edge_index, num_users, num_items, ids,
+                    dict(features or {}), dict(masks or {}))
 
 
 def _grown_ids(ids: dict[str, IdMap], kind: str, given: Ids, old: int,
@@ -134,4 +136,4 @@ def _of_graph(seen: Seen, data: HeteroData,
         name: x[new.to(x.device)] for name, x in view.features.items()}
     masks = {name: mask[new.to(mask.device)]
              for name, mask in view.masks.items() if name in features}
-    return Arrivals(edge_index, *total, ids, features, masks)
+    return Arrivals(edge_index, total[0], total[1], ids, features, masks)

@@ -253,6 +253,7 @@ class Distillation:
         self.seen = Seen(source.graph, source.known, ids)
         tasks = self.stage(stage, saved).prepare(source)
         self.prepared, self.saved = (stage, tasks), None
+        self.growth.anchor = None  # Of another teacher, or another graph.
         self.started |= stage == 'student'
         self.module.train(self.module.training)
         return tasks[0]

@@ -76,7 +76,7 @@ def update(
     *,
     epochs: int = 3,
     lr: float | None = None,
-    anchor: float = 0.0,
+    anchor: float | None = None,
     users: Ids = None,
     items: Ids = None,
     features: Mapping[str, Tensor] | None = None,
@@ -100,12 +100,13 @@ def update(
             (default: :obj:`None`)
         epochs (int, optional): Epochs over old and new interactions.
             (default: :obj:`3`)
-        lr (float, optional): The learning rate. (default: that of the
+        lr (float, optional): The learning rate. (default: half that of the
             settings)
         anchor (float, optional): The weight of the teacher's lists, of the
             users and items that it knows; see
-            :class:`~torch_promptmm.distill.AnchoredTask`. A teacher that was
-            not loaded needs its features for it. (default: :obj:`0.0`)
+            :class:`~torch_promptmm.distill.AnchoredTask`. Those of a loaded
+            distiller are in its file, else the teacher says them, which
+            needs its features. (default: 1.0 where they are there, else 0)
         users (Iterable, optional): With a plain tensor, the raw ids of the
             new users. (default: :obj:`None`)
         items (Iterable, optional): The same for items.
@@ -126,7 +127,8 @@ def update(
     seen = training.require_seen('update')
     check_names(kwargs)
     check_bool('progress', progress)
-    check_float('anchor', anchor)
+    if anchor is not None:
+        check_float('anchor', anchor)
     device = training.device if device is None else check_device(device)
     arrived = read_arrivals(seen, data, training.edge_type, users, items,
                             features, masks)
@@ -134,20 +136,14 @@ def update(
     forgetting = _Forgetting(training, arrived, val_data)
     before = forgetting.measure(training)
     start = time.perf_counter()
-    if anchor > 0.0 and training.growth.anchor is None:
-        if training.growth.grown:
-            raise ValueError("'anchor' needs what the teacher said, which was "
-                             "not kept when users or items came: give it to "
-                             "the first 'update', or load the distiller from "
-                             "its file before it grows")
-        training.growth.anchor = training.embeddings('teacher')
+    anchor = _keep_lists(training, anchor)
     training.module.to(device)
     grow(training, arrived, rows)
     task = _task(training, anchor)
     settings = training.parts.settings
     history = train(task, epochs=epochs, progress=progress, name='update', **{
         'batch_size': settings.batch_size,
-        'lr': settings.learning_rate if lr is None else lr,
+        'lr': settings.learning_rate / 2 if lr is None else lr,
         'weight_decay': settings.weight_decay, **kwargs})
     seconds = time.perf_counter() - start
     now = training.require_seen()
@@ -237,6 +233,24 @@ def grow(training: Distillation, arrived: Arrivals,
     start_new_rows(student, training.seen.graph, new_users, new_items, placed)
 
 
+def _keep_lists(training: Distillation, anchor: float | None) -> float:
+    r"""Keeps what the teacher says, if that is to hold the student, and
+    returns the weight of it."""
+    growth, teacher = training.growth, training.parts.teacher
+    if anchor == 0.0 or growth.anchor is not None:
+        return 1.0 if anchor is None else anchor
+    if anchor is None and (growth.grown or training.saved is None and (
+            teacher is None or not teacher.has_features)):
+        return 0.0
+    if growth.grown:
+        raise ValueError("'anchor' needs what the teacher said, which was not "
+                         "kept when users or items came: update first, or "
+                         "load the distiller from its file, and let it grow "
+                         "then")
+    growth.anchor = training.embeddings('teacher')
+    return 1.0 if anchor is None else anchor
+
+
 def _placed(training: Distillation, arrived: Arrivals,
             calibrate: bool) -> Tensor | None:
     r"""Returns where content places the new items, if it is known."""
@@ -269,6 +283,7 @@ def _task(training: Distillation, anchor: float) -> Task:
                        0.0 if lists else settings.ego_l2)
     if anchor == 0.0:
         return task
+    assert training.growth.anchor is not None
     user, item = (x.to(seen.known.device) for x in training.growth.anchor)
     known = seen.known[:, (seen.known[0] < user.size(0))
                        & (seen.known[1] < item.size(0))]
@@ -293,7 +308,8 @@ class _Forgetting:
         order = torch.randperm(some.numel(), generator=generator)
         chosen = torch.zeros(self.sizes[0], dtype=torch.bool)
         chosen[some[order[:_NUM_USERS]]] = True
-        self.parts = {'known': (known[:, chosen[known[0]]], None)}
+        self.parts: dict[str, tuple[Tensor, Tensor | None]] = {
+            'known': (known[:, chosen[known[0]]], None)}
         if val_data is None:
             return
         view = training.read(val_data, name='val_data')

@@ -284,7 +284,7 @@ class RidgeFit:
                 self.standard.items(), matrix.split(sizes), strict=True):
             part, statistics = (out.parts[modality_key(name)],
                                 standard.statistics)
-            assert statistics is not None
+            assert isinstance(part, _Part) and statistics is not None
             part.mean.copy_(statistics.mean)
             part.scale.copy_(statistics.scale)
             part.weight.copy_(weight)
