@@ -19,7 +19,7 @@ DIRECTIVE = re.compile(
 PAGES = ['README.md', 'docs/index.rst', 'docs/quickstart.rst',
          'docs/content.rst', 'docs/systems.rst', 'docs/ablations.rst',
          'docs/add_a_model.rst',
-         'docs/serve.rst']
+         'docs/serve.rst', 'docs/grow.rst']
 
 
 def program(page: str) -> str:

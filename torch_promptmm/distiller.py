@@ -3,16 +3,15 @@ r"""The front door: teacher, prompt and student, and what is done with them."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from torch_promptmm.checks import check_choice, check_path
 from torch_promptmm.data import read_graph
-from torch_promptmm.distill import Parts, build
+from torch_promptmm.distill import Parts, Update, add_items, build, update
 from torch_promptmm.distill.distillation import Distillation, Seen
 from torch_promptmm.distill.fit import fit_both, fit_stage
 from torch_promptmm.evaluate import Metric
@@ -22,12 +21,7 @@ from torch_promptmm.models.door import reset_parameters
 from torch_promptmm.nn import SoftPrompt, UserItemGraph
 from torch_promptmm.seeding import seeded
 from torch_promptmm.serve import Recommender
-from torch_promptmm.serve.distiller_file import (
-    TABLES,
-    DistillerParts,
-    read_distiller,
-    write_distiller,
-)
+from torch_promptmm.serve.distiller_file import read_distiller, save_parts
 from torch_promptmm.serve.of_model import parts_of_training
 from torch_promptmm.train import History, Task
 
@@ -212,6 +206,19 @@ class PromptMMDistiller(torch.nn.Module):
         return fit_stage(self._training, 'student', train_data, val_data,
                          **kwargs)
 
+    def update(self, data: HeteroData | Tensor,
+               val_data: HeteroData | None = None, **kwargs: Any) -> Update:
+        r"""Takes in new interactions, and users and items that are new, and
+        trains the student further, without the teacher; see
+        :func:`~torch_promptmm.distill.update`."""
+        return update(self._training, data, val_data, **kwargs)
+
+    def add_items(self, features: Mapping[str, Tensor],
+                  ids: Iterable[Any] | None = None, **kwargs: Any) -> Tensor:
+        r"""Takes in items that nobody has had yet, and returns their numbers;
+        see :func:`~torch_promptmm.distill.add_items`."""
+        return add_items(self._training, features, ids, **kwargs)
+
     def recommender(self, model: str = 'student') -> Recommender:
         r"""Returns what serves: a model's embeddings as they are now."""
         return Recommender(**parts_of_training(self._training, model))
@@ -258,19 +265,7 @@ class PromptMMDistiller(torch.nn.Module):
                 :obj:`"half"` precision, or :obj:`"none"`, with which a loaded
                 teacher needs the data to rank. (default: :obj:`"full"`)
         """
-        check_path('path', path)
-        check_choice('teacher_tables', teacher_tables, TABLES)
-        training = self._training
-        seen, models = training.require_seen('save'), ['student']
-        if teacher_tables != 'none' and (self.teacher is not None
-                                         or training.saved is not None):
-            models.append('teacher')
-        write_distiller(path, DistillerParts(
-            self.teacher, self.student, self.prompt, self.projections,
-            self.settings.to_dict(), self.edge_type, self.modalities, seen,
-            {model: self.embeddings(model) for model in models},
-            training.teacher_state, training.started),
-            teacher_tables)
+        save_parts(path, self._training, self.teacher, teacher_tables)
 
     @classmethod
     def load(cls, path: str | os.PathLike,
@@ -285,7 +280,8 @@ class PromptMMDistiller(torch.nn.Module):
                   **parts.settings)
         out.projections.restore(parts.projections)
         out._training.restore(parts.seen, parts.finals.get('teacher'),
-                              parts.teacher_state, parts.started)
+                              parts.teacher_state, parts.started,
+                              parts.growth)
         return out
 
     def __repr__(self) -> str:

@@ -7,7 +7,8 @@ import pytest
 import reference
 import torch
 
-from torch_promptmm.models import ridge, ridge_rows
+from torch_promptmm.models import ridge_rows
+from torch_promptmm.nn import content_map
 
 NUM_ITEMS = 40
 
@@ -42,7 +43,7 @@ def naive(features: dict[str, torch.Tensor], masks: dict[str, torch.Tensor],
 @pytest.mark.parametrize('block', [2**22, 50])
 def test_equals_least_squares(l2: float, block: int,
                               monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ridge, '_BLOCK_SIZE', block)
+    monkeypatch.setattr(content_map, '_BLOCK_SIZE', block)
     features, masks, rows, weight = data()
     out = ridge_rows(features, masks, rows, weight, l2)
     want = naive(features, masks, rows, weight, l2)

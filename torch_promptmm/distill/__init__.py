@@ -1,7 +1,9 @@
 r"""Distillation: what only the two stages of a teacher and its student
 need."""
 
+from torch_promptmm.distill.arrivals import Arrivals, read_arrivals
 from torch_promptmm.distill.choice import choose_fusion
+from torch_promptmm.distill.cold_items import choose_level, learn_content_map
 from torch_promptmm.distill.content_stages import EnsembleStage, ListStage
 from torch_promptmm.distill.frozen_rows import ConstantTables, PromptTables
 from torch_promptmm.distill.list_task import (
@@ -27,6 +29,8 @@ from torch_promptmm.distill.top_lists import (
     UserLoader,
     top_lists,
 )
+from torch_promptmm.distill.update import Update, add_items, update
+from torch_promptmm.distill.update_task import AnchoredTask
 
 __all__ = classes = [
     'Settings',
@@ -51,4 +55,12 @@ __all__ = classes = [
     'compress_into',
     'choose_fusion',
     'choose_member_weights',
+    'learn_content_map',
+    'choose_level',
+    'update',
+    'Update',
+    'AnchoredTask',
+    'add_items',
+    'Arrivals',
+    'read_arrivals',
 ]

@@ -110,7 +110,7 @@ class ListStage(Stage):
         # What a teacher says of users without interactions is arbitrary.
         silent = data.graph.user_item.crow.diff() == 0
         lists.scores.masked_fill_(silent.view(-1, 1), float('-inf'))
-        temperature = settings.top_temperature * _spread(lists.scores)
+        temperature = settings.top_temperature * spread(lists.scores)
         if settings.init == 'compress' and self.start:
             compress_into(student, data.graph, pair, temperature)
         prompted = None
@@ -137,7 +137,7 @@ class ListStage(Stage):
         }
 
 
-def _spread(scores: Tensor) -> float:
+def spread(scores: Tensor) -> float:
     r"""The mean standard deviation of the scores in a list of at least two
     items."""
     valid = ~scores.isneginf()

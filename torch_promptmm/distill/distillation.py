@@ -19,6 +19,7 @@ from torch_promptmm.data import (
 )
 from torch_promptmm.data.contract import check_edge_type, known_interactions
 from torch_promptmm.distill.content_stages import EnsembleStage, ListStage
+from torch_promptmm.distill.growth import Growth
 from torch_promptmm.distill.plan import trained_models
 from torch_promptmm.distill.stages import (
     Parts,
@@ -39,6 +40,8 @@ from torch_promptmm.train.validation import same_edges
 STAGES = ('teacher', 'student')
 NO_TEACHER = ('The teacher is of a class that is not ours and was not given: '
               'PromptMMDistiller.load(path, teacher=module)')
+OUTGROWN = ('The distiller has users or items that its teacher does not know: '
+            'to distil again, build a new one by from_data')
 
 
 class Seen(NamedTuple):
@@ -95,6 +98,8 @@ class Distillation:
         self.saved: tuple[Tensor, Tensor] | None = None
         # What a file had of a teacher that is not ours and was not given.
         self.teacher_state: dict[str, Tensor] = {}
+        # What is kept to go on learning.
+        self.growth = Growth()
 
     @property
     def device(self) -> torch.device:
@@ -104,23 +109,49 @@ class Distillation:
     @property
     def teacher(self) -> RankingModel:
         r"""The teacher, which a loaded file may lack."""
+        if self.growth.grown:
+            raise ValueError(OUTGROWN)
         if self.parts.teacher is None:
             raise ValueError(NO_TEACHER)
         return self.parts.teacher
 
     def restore(self, seen: Seen, saved: Pair | None,
-                teacher_state: dict[str, Tensor], started: bool) -> None:
+                teacher_state: dict[str, Tensor], started: bool,
+                growth: Growth) -> None:
         r"""Takes what a file holds."""
-        self.seen, self.saved = seen, saved
+        self.seen, self.saved, self.growth = seen, saved, growth
         self.teacher_state, self.started = teacher_state, started
+
+    def tables_to_save(self) -> list[str]:
+        r"""Returns the models whose embeddings a file may hold. Those of a
+        teacher of an older graph are kept apart, as the anchor."""
+        teacher = self.parts.teacher
+        gone = self.growth.grown or (
+            self.growth.anchor is not None and teacher is not None
+            and not teacher.has_features)
+        if self.saved is None and (teacher is None or gone):
+            return ['student']
+        return ['student', 'teacher']
 
     def forget(self) -> None:
         r"""Forgets what was computed of weights that are no more."""
         self.prepared = self.saved = None
-        self.started = False
+        self.started, self.growth = False, Growth(grown=self.growth.grown)
         if self.parts.teacher is not None:
             for model in trained_models(self.parts.teacher):
                 model.keep_trained(False)
+
+    def keep_old_teacher(self) -> None:
+        r"""Keeps what a saved teacher said of the graph before this one."""
+        self.prepared = None
+        if self.saved is not None:
+            self.growth.anchor, self.saved = self.saved, None
+
+    def outgrow(self) -> None:
+        r"""Lets go of the teacher, which does not know all users and items
+        any more."""
+        self.keep_old_teacher()
+        self.growth.grown = True
 
     def require_seen(self, before: str = 'recommend') -> Seen:
         r"""Returns what was trained on."""
@@ -227,6 +258,7 @@ class Distillation:
         self.seen = Seen(source.graph, source.known, ids)
         tasks = self.stage(stage, saved).prepare(source)
         self.prepared, self.saved = (stage, tasks), None
+        self.growth.anchor = None  # Of another teacher, or another graph.
         self.started |= stage == 'student'
         self.module.train(self.module.training)
         return tasks[0]
@@ -242,8 +274,11 @@ class Distillation:
 
     def _embed(self, model: str,
                graph: UserItemGraph) -> tuple[Tensor, Tensor]:
-        module = self.parts.student if model == 'student' else self.teacher
-        return embed(module, graph, self.score(model), model)
+        if model == 'teacher':
+            return embed(self.teacher, graph, self.score(model), model)
+        user, item = embed(self.parts.student, graph, self.score(model),
+                           model)
+        return user, self.growth.placed(item)
 
     def evaluate(self, data: HeteroData, k: int | Sequence[int], model: str,
                  **kwargs: Any) -> dict[str, Any]:

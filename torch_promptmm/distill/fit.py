@@ -17,11 +17,12 @@ from torch_promptmm.checks import check_bool, check_path
 from torch_promptmm.data import InteractionData, held_out
 from torch_promptmm.data.contract import check_same_entities
 from torch_promptmm.distill.choice import choose_fusion
+from torch_promptmm.distill.cold_items import learn_content_map
 from torch_promptmm.distill.content_stages import cosine_adam
 from torch_promptmm.distill.distillation import Distillation
 from torch_promptmm.distill.list_task import ListDistillationTask
 from torch_promptmm.distill.member_weights import choose_member_weights
-from torch_promptmm.models import Ensemble
+from torch_promptmm.models import Ensemble, RankingModel
 from torch_promptmm.seeding import seeded
 from torch_promptmm.train import (
     History,
@@ -155,7 +156,27 @@ def fit_stage(
                    f"already ('retrain=True' trains further)")
     if stage == 'teacher' and isinstance(training.teacher, Ensemble):
         return _fuse(training, histories, held, metric, progress)
+    if stage == 'student':
+        _learn_to_place(training, held)
     return histories[0]
+
+
+def _learn_to_place(training: Distillation, held: _Held | None) -> None:
+    r"""Learns where new items belong, if there is content that says it."""
+    content = [part.item_features for part in training.teacher.modules()
+               if isinstance(part, RankingModel)]
+    features = next((x for x in content if x is not None and x.available),
+                    None)
+    if not training.parts.settings.content_map or features is None:
+        return
+    graph = training.require_seen().graph
+    positives = known = None
+    if held is not None:
+        positives = held.positives.to(graph.device)
+        known = held.view.edge_index.to(graph.device)
+    training.growth.content_map = learn_content_map(
+        training.embeddings('student'), graph, features.tensors,
+        features.masks, positives, known, min(20, graph.num_items)).cpu()
 
 
 def _options(training: Distillation, stage: str,

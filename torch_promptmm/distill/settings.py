@@ -110,6 +110,10 @@ class Settings:
             table in half precision; see
             :class:`~torch_promptmm.models.PropagatedFeatures`.
             (default: :obj:`False`)
+        content_map (bool, optional): Learn, after stage 2, where items that
+            come later belong by their content alone, see
+            :func:`~torch_promptmm.distill.learn_content_map`.
+            (default: :obj:`True`)
     """
     ranking_loss: str = 'softmax'
     score: str | None = None
@@ -147,6 +151,7 @@ class Settings:
     user_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 0.5)
     choose_weights: bool = True
     propagate_features: bool = False
+    content_map: bool = True
 
     def __post_init__(self) -> None:
         check_choice('ranking_loss', self.ranking_loss, RANKING_LOSSES)
@@ -180,7 +185,7 @@ class Settings:
             check_int(name, getattr(self, name), minimum)
         check_float('gamma', self.gamma, minimum=1.0)
         for name in ('warm_negatives', 'disentangle', 'tune_prompt',
-                     'choose_weights', 'propagate_features'):
+                     'choose_weights', 'propagate_features', 'content_map'):
             check_bool(name, getattr(self, name))
 
     @classmethod

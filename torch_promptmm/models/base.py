@@ -328,6 +328,19 @@ class RankingModel(torch.nn.Module):
         the user's output; :obj:`None` where there are none."""
         return None
 
+    def grow(self, num_users: int, num_items: int) -> None:
+        r"""Makes room for users and items that come later, behind the
+        others. What a model learned of these stays as it is; rows of new
+        ones are zero: propagation alone says what they are. A model with
+        tables overrides it.
+
+        Args:
+            num_users (int): The number of users, no smaller than before.
+            num_items (int): The number of items, no smaller than before.
+        """
+        raise ValueError(f"'{type(self).__name__}' cannot grow: it has no "
+                         f"tables of users and items alone")
+
     def config(self) -> dict[str, Any]:
         r"""Returns plain values: :obj:`cls(**config)` has the same
         shapes."""

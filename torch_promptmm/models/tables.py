@@ -76,6 +76,24 @@ class TableModel(RankingModel):
         self.user_embedding.weight.copy_(user)
         self.item_embedding.weight.copy_(item)
 
+    @torch.no_grad()
+    def grow(self, num_users: int, num_items: int) -> None:
+        for kind, size in (('user', num_users), ('item', num_items)):
+            num = f'num_{kind}s'
+            old = getattr(self, num)
+            if check_int(num, size, 1) < old:
+                raise ValueError(f"'{num}' must be at least {old}, for a "
+                                 f"model never shrinks (got {size})")
+            if size == old:
+                continue
+            table = getattr(self, f'{kind}_embedding')
+            weight = table.weight.new_zeros(size, self.hidden_channels)
+            weight[:old] = table.weight
+            table.weight = torch.nn.Parameter(weight,
+                                              table.weight.requires_grad)
+            table.num_embeddings = size
+            setattr(self, num, size)
+
     def forward(
         self,
         graph: Adj | UserItemGraph,

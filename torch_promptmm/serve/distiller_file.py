@@ -9,12 +9,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_promptmm.checks import check_bool
+from torch_promptmm.checks import (
+    check_bool,
+    check_choice,
+    check_ids,
+    check_matrix,
+    check_path,
+)
 from torch_promptmm.data import IdMap
 from torch_promptmm.data.contract import check_edge_type
 from torch_promptmm.distill import Projections, Settings
 from torch_promptmm.distill.build import Teachers, as_teacher, checked_parts
-from torch_promptmm.distill.distillation import Seen
+from torch_promptmm.distill.distillation import Distillation, Seen
+from torch_promptmm.distill.growth import Growth
 from torch_promptmm.distill.plan import trained_models
 from torch_promptmm.models import RankingModel
 from torch_promptmm.models.door import (
@@ -57,6 +64,7 @@ class DistillerParts(NamedTuple):
         finals (dict): Final user and item embeddings of each model.
         teacher_state (dict): Weights of a teacher that is not here.
         started (bool): Whether the student has been trained.
+        growth (Growth): What is kept to go on learning.
     """
     teacher: torch.nn.Module | None
     student: RankingModel
@@ -69,6 +77,37 @@ class DistillerParts(NamedTuple):
     finals: dict[str, tuple[Tensor, Tensor]]
     teacher_state: dict[str, Tensor]
     started: bool
+    growth: Growth
+
+
+def save_parts(path: str | os.PathLike, training: Distillation,
+               teacher: torch.nn.Module | None,
+               teacher_tables: str = 'full') -> None:
+    r"""Writes what a distiller is made of.
+
+    Args:
+        path (str): The file.
+        training (Distillation): Its state.
+        teacher (torch.nn.Module, optional): The teacher as it was given.
+        teacher_tables (str, optional): See
+            :meth:`PromptMMDistiller.save()
+            <torch_promptmm.PromptMMDistiller.save>`.
+            (default: :obj:`"full"`)
+    """
+    check_path('path', path)
+    check_choice('teacher_tables', teacher_tables, TABLES)
+    seen, models = training.require_seen('save'), training.tables_to_save()
+    if teacher_tables == 'none':
+        models = ['student']
+    parts, growth = training.parts, training.growth
+    prompt = parts.prompt
+    if growth.grown:  # They do not know all users and items.
+        teacher = prompt = None
+    write_distiller(path, DistillerParts(
+        teacher, parts.student, prompt, parts.projections,
+        parts.settings.to_dict(), training.edge_type, training.modalities,
+        seen, {model: training.embeddings(model) for model in models},
+        training.teacher_state, training.started, growth), teacher_tables)
 
 
 def write_distiller(path: str | os.PathLike, parts: DistillerParts,
@@ -90,6 +129,12 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts,
             user, item = user.half(), item.half()
         tensors[f'final.{model}.user'] = user
         tensors[f'final.{model}.item'] = item
+    for key, value in parts.growth.tensors().items():
+        if key.startswith('anchor') and teacher_tables != 'full':
+            if teacher_tables == 'none':
+                continue
+            value = value.half()
+        tensors[f'growth.{key}'] = value
     for kind, ids in parts.seen.ids.items():
         tensors[f'ids.{kind}'] = torch.frombuffer(
             bytearray(ids.to_bytes()), dtype=torch.uint8)
@@ -109,6 +154,7 @@ def write_distiller(path: str | os.PathLike, parts: DistillerParts,
         },
         'finals': list(parts.finals),
         'started': parts.started,
+        'growth': parts.growth.config(),
     })
 
 
@@ -222,7 +268,34 @@ def _build(tensors: dict[str, Tensor], config: dict[str, Any],
                           config['settings'], edge_type, config['modalities'],
                           Seen(graph, known.edge_index, ids), finals,
                           weights if teacher is None else {},
-                          check_bool('started', config.get('started', True)))
+                          check_bool('started', config.get('started', True)),
+                          _build_growth(config.get('growth', {}),
+                                        subset(tensors, 'growth'), student))
+
+
+def _build_growth(config: dict[str, Any], tensors: dict[str, Tensor],
+                  student: RankingModel) -> Growth:
+    r"""Returns what is kept to go on learning; files of before have
+    nothing."""
+    out = Growth.restored(config, tensors)
+    if out.content_map is not None and out.content_map.width != student.width:
+        raise ValueError(f"the content's map is to rows of "
+                         f"{out.content_map.width} columns")
+    if (out.items is None) != (out.rows is None):
+        raise ValueError('new items lack their numbers or rows')
+    if out.items is not None and out.rows is not None:
+        check_ids('items', out.items, student.num_items, 'item')
+        if list(out.rows.shape) != [out.items.numel(), student.width]:
+            raise ValueError(f'rows of new items are of shape '
+                             f'{list(out.rows.shape)}')
+    if out.anchor is not None:
+        user, item = map(_wide, out.anchor)
+        check_matrix('anchor.item', item, user.size(1))
+        if len(user) > student.num_users or len(item) > student.num_items:
+            raise ValueError("the teacher's old embeddings are of more users "
+                             "or items than there are")
+        out.anchor = user, item
+    return out
 
 
 def _wide(x: Tensor) -> Tensor:

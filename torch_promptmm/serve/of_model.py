@@ -54,6 +54,8 @@ def parts_of_training(training: Distillation, model: str) -> dict[str, Any]:
         'known': seen.known,
         'ids': seen.ids,
         'fold': fold,
+        'content_map': (training.growth.content_map if model == 'student'
+                        else None),
     }
 
 

@@ -2,6 +2,7 @@ r"""What serves: embeddings, and recommendations from them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch_promptmm.checks import (
     check_ids,
     check_int,
 )
+from torch_promptmm.nn.content_map import new_items
 from torch_promptmm.ranking import KnownItems
 from torch_promptmm.serve.fold_in import FOLD_INS, mean_rows
 from torch_promptmm.serve.in_files import InFiles
@@ -58,6 +60,9 @@ class Recommender(InFiles, Served):
             all (:obj:`None`), or by :obj:`"faiss-flat"`,
             :obj:`"faiss-hnsw"` or :obj:`"faiss-ivf"`, which needs
             :obj:`faiss-cpu`. (default: :obj:`None`)
+        content_map (ContentMap, optional): What :meth:`add_items` places new
+            items by; a distiller has one. It is not in a directory.
+            (default: :obj:`None`)
         **kwargs (optional): Arguments of
             :class:`~torch_promptmm.serve.FaissIndex`.
     """
@@ -140,6 +145,34 @@ class Recommender(InFiles, Served):
             left_out.add_known(self._known, users)
         return self._best(self._rows('user', users), k, left_out, candidates,
                           exclude, batch_size, raw)
+
+    def add_items(
+        self,
+        features: Mapping[str, Tensor],
+        ids: Iterable[Any] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        calibrate: bool = True,
+    ) -> Tensor:
+        r"""Adds items that nobody has had yet, behind the others, where their
+        content says; see :func:`~torch_promptmm.nn.content_map.new_items`.
+
+        Args:
+            features (dict): Features :math:`(n, d_m)` of one or more of the
+                modalities.
+            ids (Iterable, optional): Their raw ids, where the others have
+                some. (default: :obj:`None`)
+            masks (dict, optional): For some modalities, True where the item
+                has it :math:`(n)`. (default: :obj:`None`)
+            calibrate (bool, optional): If :obj:`False`, they rise as high as
+                the map puts them, not as validation has found best.
+                (default: :obj:`True`)
+
+        Returns:
+            Their numbers :math:`(n)`.
+        """
+        rows, item_ids = new_items(self.content_map, self.ids.get('item'),
+                                   features, ids, masks, calibrate)
+        return self._append(rows, item_ids)
 
     def recommend_from_history(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torch_promptmm.checks import check_mask
 from torch_promptmm.ids import IdMap
+from torch_promptmm.nn.content_map import ContentMap
 from torch_promptmm.ranking import KnownItems
 from torch_promptmm.serve.faiss_index import FaissIndex
 from torch_promptmm.serve.fold_in import FoldIn
@@ -36,9 +37,11 @@ class Served:
         fold: FoldIn | None = None,
         meta: Mapping[str, Any] | None = None,
         index: str | None = None,
+        content_map: ContentMap | None = None,
         **kwargs: Any,
     ) -> None:
         scale = scales or {}
+        self.content_map = content_map
         check_table('user_emb', user_emb, scale.get('user'))
         check_table('item_emb', item_emb, scale.get('item'), user_emb.size(1))
         if user_emb.device != item_emb.device:
@@ -137,6 +140,38 @@ class Served:
         """
         return self._with(index=index, **kwargs)
 
+    def _append(self, rows: Tensor, ids: IdMap | None) -> Tensor:
+        r"""Adds items that nobody has, and returns their numbers."""
+        if self.scales is not None:
+            raise ValueError("Items cannot be added to vectors of 'int8': add "
+                             "them before 'to_dtype'")
+        start, num = self.num_items, rows.size(0)
+        parts: dict[str, Any] = {
+            'user_emb': self.user_emb,
+            'item_emb': torch.cat([self.item_emb, rows.to(self.item_emb)]),
+            'known': self.known,
+            'ids': self.ids,
+            'meta': self.meta,
+            'content_map': self.content_map,
+        }
+        if ids is not None:
+            parts['ids'] = {**self.ids, 'item': ids}
+        if self.popularity is not None:
+            parts['popularity'] = torch.cat(
+                [self.popularity, self.popularity.new_zeros(num)])
+        if self.cold is not None:
+            parts['cold'] = torch.cat([self.cold, self.cold.new_ones(num)])
+        if self.fold is not None:  # Nobody's: they say nothing of a user.
+            old = self.fold.rows
+            parts['fold'] = self.fold._replace(
+                rows=torch.cat([old, old.new_zeros(num, old.size(1))]))
+        if self.index is not None:
+            parts.update(index=self.index.kind, **self.index.options)
+        for cached in ('_known', '_inverse_norm'):
+            self.__dict__.pop(cached, None)
+        Served.__init__(self, **parts)
+        return torch.arange(start, self.num_items)
+
     @cached_property
     def _known(self) -> KnownItems:
         assert self.known is not None
@@ -158,7 +193,8 @@ class Served:
     def _with(self: Self, **kwargs: Any) -> Self:
         parts = {name: getattr(self, name)
                  for name in ('user_emb', 'item_emb', 'known', 'ids', 'scales',
-                              'cold', 'popularity', 'fold', 'meta')}
+                              'cold', 'popularity', 'fold', 'meta',
+                              'content_map')}
         return type(self)(**{**parts, **kwargs})
 
     def _id_map(self, kind: str) -> IdMap:
