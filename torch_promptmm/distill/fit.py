@@ -165,8 +165,9 @@ def _learn_to_place(training: Distillation, held: _Held | None) -> None:
     pair = training.embeddings('student')
     training.growth.content_map = learn_content_map(
         pair, graph, features.tensors, features.masks,
-        *(() if held is None else (held.positives, held.view.edge_index)),
-        k=min(20, graph.num_items)).cpu()
+        None if held is None else held.positives,
+        None if held is None else held.view.edge_index,
+        min(20, graph.num_items)).cpu()
 
 
 def _options(training: Distillation, stage: str,
