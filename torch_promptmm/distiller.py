@@ -230,7 +230,8 @@ class PromptMMDistiller(torch.nn.Module):
     def predict(self, user_ids: Any, item_ids: Any,
                 model: str = 'student') -> Tensor:
         r"""Returns the scores of pairs."""
-        return self.recommender(model).predict(user_ids, item_ids)
+        return Recommender(**parts_of_training(
+            self._training, model, folds=False)).predict(user_ids, item_ids)
 
     def recommend(self, user_ids: Any, k: int = 20,
                   data: HeteroData | None = None, model: str = 'student',
@@ -240,8 +241,9 @@ class PromptMMDistiller(torch.nn.Module):
         :obj:`data`, if given), and their scores. Each call computes the
         embeddings: to ask often, keep a :meth:`recommender`."""
         known = None if data is None else self._training.read(data).edge_index
-        return self.recommender(model).recommend(
-            user_ids, k, known=known, batch_size=batch_size, raw=raw)
+        return Recommender(**parts_of_training(
+            self._training, model, folds=False)).recommend(
+                user_ids, k, known=known, batch_size=batch_size, raw=raw)
 
     def evaluate(self, data: HeteroData, k: int | Sequence[int] = (20, 50),
                  model: str = 'student', batch_size: int | None = None,

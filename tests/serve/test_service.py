@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -130,8 +130,12 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     wanted = make_model().recommend(['u3', 'u0'], 6, raw=True)[0]
 
     def workers(pid: int) -> set[int]:
-        return {x.pid for x in psutil.Process(pid).children()
-                if 'spawn_main' in ' '.join(x.cmdline())}
+        out = set()
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.Error):  # A zombie has no command line.
+                if 'spawn_main' in ' '.join(child.cmdline()):
+                    out.add(child.pid)
+        return out
 
     with serving(tmp_path / 'model', '--workers', '2') as (port, pid):
         wait_for(lambda: len(workers(pid)) == 2)

@@ -39,12 +39,14 @@ def parts_of_model(
     }
 
 
-def parts_of_training(training: Distillation, model: str) -> dict[str, Any]:
-    r"""The same, of a model of a distiller."""
+def parts_of_training(training: Distillation, model: str,
+                      folds: bool = True) -> dict[str, Any]:
+    r"""The same, of a model of a distiller; without what new users are made
+    of, which takes another propagation, if nobody asks for them."""
     seen = training.require_seen()
     user, item = training.embeddings(model)
     fold = None
-    if model == 'student' or training.saved is None:
+    if folds and (model == 'student' or training.saved is None):
         module = (training.parts.student if model == 'student'
                   else training.teacher)
         fold = _fold(module, seen.graph, training.score(model))
