@@ -19,7 +19,7 @@ from torch_promptmm.distill import (
     ListStage,
     TrainingData,
 )
-from torch_promptmm.distill.content_stages import spread, cosine_adam
+from torch_promptmm.distill.content_stages import cosine_adam, spread
 from torch_promptmm.models import Ensemble, LightGCN
 from torch_promptmm.train import RankingTask
 
