@@ -199,8 +199,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--epochs', 100, 'at most, of each stage', type=int)
     add('--patience', 10, 'epochs without a better validation', type=int)
     add('--eval-every', 2, 'epochs between validations', type=int)
-    add('--update-epochs', 3, 'of an update', type=int)
-    add('--anchor', 1.0, "the weight of the teacher's lists in an update",
+    add('--update-epochs', 2, 'of an update', type=int)
+    add('--anchor', 3.0, "the weight of the teacher's lists in an update",
         type=float)
     add('--seed', 0, 'of everything', type=int)
     add('--threads', 1, 'of torch', type=int)

@@ -19,7 +19,7 @@ from torch_promptmm.distill import (
     ListStage,
     TrainingData,
 )
-from torch_promptmm.distill.content_stages import _spread, cosine_adam
+from torch_promptmm.distill.content_stages import cosine_adam, spread
 from torch_promptmm.models import Ensemble, LightGCN
 from torch_promptmm.train import RankingTask
 
@@ -121,9 +121,9 @@ def test_spread() -> None:
     inf = math.inf
     scores = torch.tensor([[3.0, 2.0, 1.0], [4.0, 2.0, -inf],
                            [7.0, -inf, -inf], [-inf] * 3])
-    assert _spread(scores) == pytest.approx((1.0 + 2.0**0.5) / 2)
-    assert _spread(scores[2:]) == 1.0
-    assert 0.0 < _spread(torch.ones(2, 3)) <= 1e-6
+    assert spread(scores) == pytest.approx((1.0 + 2.0**0.5) / 2)
+    assert spread(scores[2:]) == 1.0
+    assert 0.0 < spread(torch.ones(2, 3)) <= 1e-6
 
 
 def test_options() -> None:

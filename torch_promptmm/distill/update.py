@@ -36,6 +36,7 @@ from torch_promptmm.train.loop import check_names
 
 # Users whose known items are ranked, to see what is forgotten.
 _NUM_USERS = 1000
+_ANCHOR = 3.0  # The weight of the teacher's lists, where there are any.
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def update(
     data: HeteroData | Tensor,
     val_data: HeteroData | None = None,
     *,
-    epochs: int = 3,
+    epochs: int = 2,
     lr: float | None = None,
     anchor: float | None = None,
     users: Ids = None,
@@ -99,14 +100,14 @@ def update(
             which it is measured too what is forgotten.
             (default: :obj:`None`)
         epochs (int, optional): Epochs over old and new interactions.
-            (default: :obj:`3`)
-        lr (float, optional): The learning rate. (default: half that of the
-            settings)
+            (default: :obj:`2`)
+        lr (float, optional): The learning rate. (default: a fifth of that of
+            the settings)
         anchor (float, optional): The weight of the teacher's lists, of the
             users and items that it knows; see
             :class:`~torch_promptmm.distill.AnchoredTask`. Those of a loaded
             distiller are in its file, else the teacher says them, which
-            needs its features. (default: 1.0 where they are there, else 0)
+            needs its features. (default: 3.0 where they are there, else 0)
         users (Iterable, optional): With a plain tensor, the raw ids of the
             new users. (default: :obj:`None`)
         items (Iterable, optional): The same for items.
@@ -143,7 +144,7 @@ def update(
     settings = training.parts.settings
     history = train(task, epochs=epochs, progress=progress, name='update', **{
         'batch_size': settings.batch_size,
-        'lr': settings.learning_rate / 2 if lr is None else lr,
+        'lr': settings.learning_rate / 5 if lr is None else lr,
         'weight_decay': settings.weight_decay, **kwargs})
     seconds = time.perf_counter() - start
     now = training.require_seen()
@@ -238,7 +239,7 @@ def _keep_lists(training: Distillation, anchor: float | None) -> float:
     returns the weight of it."""
     growth, teacher = training.growth, training.parts.teacher
     if anchor == 0.0 or growth.anchor is not None:
-        return 1.0 if anchor is None else anchor
+        return _ANCHOR if anchor is None else anchor
     if anchor is None and (growth.grown or training.saved is None and (
             teacher is None or not teacher.has_features)):
         return 0.0
@@ -248,7 +249,7 @@ def _keep_lists(training: Distillation, anchor: float | None) -> float:
                          "load the distiller from its file, and let it grow "
                          "then")
     growth.anchor = training.embeddings('teacher')
-    return 1.0 if anchor is None else anchor
+    return _ANCHOR if anchor is None else anchor
 
 
 def _placed(training: Distillation, arrived: Arrivals,
