@@ -59,7 +59,7 @@ from systems import (
 )
 from tqdm.auto import tqdm
 
-from torch_promptmm.datasets._lock import alone
+from torch_promptmm.files import alone
 from torch_promptmm.train.checkpoint import first_line
 
 Trial = dict[str, Any]

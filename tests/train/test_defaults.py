@@ -59,6 +59,7 @@ DEFAULT: dict[str, Any] = {
     'user_batch_size': 256,
     'user_weights': (0.0, 0.5, 1.0, 0.5),
     'choose_weights': True,
+    'content_map': True,
     'propagate_features': False,
 }
 FAITHFUL: dict[str, Any] = {
