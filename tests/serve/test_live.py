@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from serving import make_model, talk
 
+from torch_promptmm.serve import Recommender
 from torch_promptmm.serve.live import LiveModel
 
 SEEDS = range(1, 7)
@@ -41,6 +42,27 @@ def test_a_new_version_is_taken_once(tmp_path: Path) -> None:
     assert not live.refresh()
     # The name is that of the contents.
     assert LiveModel(path).current.name == live.current.name
+
+
+def test_a_name_is_that_of_the_tables(tmp_path: Path,
+                                      monkeypatch: pytest.MonkeyPatch
+                                      ) -> None:
+    """Also where a writer comes in while the tables are read."""
+    path = tmp_path / 'model'
+    make_model(0).save(path)
+    load, writers = Recommender.load, [1]
+
+    def interrupted(*args, **kwargs) -> Recommender:
+        out = load(*args, **kwargs)
+        if writers:
+            make_model(writers.pop()).save(path)
+        return out
+
+    monkeypatch.setattr(Recommender, 'load', interrupted)
+    live = LiveModel(path)
+    assert not writers
+    assert lists(live.current.recommender) == lists(make_model(1))
+    assert live.current.name == LiveModel(path).current.name
 
 
 @pytest.mark.parametrize('how', ['a byte', 'cut off', 'no manifest',

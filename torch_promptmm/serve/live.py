@@ -141,8 +141,12 @@ class LiveModel:
 
     def _load(self) -> Version:
         assert self.path is not None
-        version = Version(Recommender.load(self.path, **self._kwargs),
-                          self._name())
+        while True:
+            name = self._name()
+            recommender = Recommender.load(self.path, **self._kwargs)
+            if self._name() == name:  # Else a writer came in between.
+                break
+        version = Version(recommender, name)
         version.warm_up()
         return version
 
