@@ -262,6 +262,18 @@ def test_a_file_is_not_overwritten_by_a_folder(tmp_path: Path) -> None:
         make().save(3)  # type: ignore[arg-type]
 
 
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    make().save(tmp_path)
+    # The first is what safetensors writes before it renames.
+    for name in ('.tmpTd2SkY', f'.tables-{"0" * 32}.tmp',
+                 'tables-00000000.safetensors', '.tmp', 'notes.txt'):
+        (tmp_path / name).write_text('x', 'utf-8')
+    make().save(tmp_path)
+    names = {x.name for x in tmp_path.iterdir()}
+    assert {'.tmp', 'notes.txt', 'recommender.json'} < names
+    assert len(names) == 4
+
+
 WRITER = """
 import sys, torch
 from torch_promptmm.serve import Recommender

@@ -37,7 +37,9 @@ _KEYS = ('format', 'version', 'written_by', *SYMBOLS, 'tables', 'meta',
          'crc32')
 _TABLE_KEYS = ('file', 'bytes', 'crc32', 'tensors')
 _NAME = re.compile(r'tables-[0-9a-f]{8}\.safetensors')
-_LEFT = re.compile(rf'{_NAME.pattern}|\.tables-[0-9a-f]{{32}}\.tmp')
+# The last one is what safetensors writes first, and leaves if it is killed.
+_LEFT = re.compile(rf'{_NAME.pattern}|\.tables-[0-9a-f]{{32}}\.tmp|'
+                   r'\.tmp[0-9A-Za-z]{6}')
 _MAX_MANIFEST = 2**24
 _BLOCK = 2**20
 
